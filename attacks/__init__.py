@@ -1,0 +1,21 @@
+"""Attacks that reconstruct a training batch from a single gradient. Plain PyTorch."""
+
+from attacks.base import (
+    Attack,
+    Interrupted,
+    Knowledge,
+    NotApplicable,
+    Problem,
+    Reconstruction,
+    validate_gradient,
+)
+
+__all__ = [
+    "Attack",
+    "Interrupted",
+    "Knowledge",
+    "NotApplicable",
+    "Problem",
+    "Reconstruction",
+    "validate_gradient",
+]

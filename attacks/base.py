@@ -1,0 +1,238 @@
+"""What every attack has in common: a gradient goes in, a `Reconstruction` comes out.
+
+An attack is an object that holds hyperparameters and nothing else. Its `run` takes the model the
+server sent and the gradient a client returned, checks them, and calls `reconstruct`, the one method
+an attack has to write. What the threat model grants beyond that (labels, batch size, data range)
+arrives in a `Knowledge`, which is empty unless somebody fills it by name.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Loss = Literal["cross_entropy", "mse"]
+
+
+class NotApplicable(ValueError):
+    """The attack cannot read this model or gradient; the message says why in one sentence."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised inside a running attack that is out of time.
+
+    An attack that can return something useful catches `KeyboardInterrupt`, and with it this, and
+    returns what it has with ``info["interrupted"] = True``.
+    """
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a threat model grants an attack beyond the gradient itself.
+
+    Attributes
+    ----------
+    labels : Tensor of shape (B,), optional
+        The batch's labels, in any order.
+    batch_size : int, optional
+        Number of samples in the batch, at least 1.
+    data_range : tuple of two floats or of two broadcastable Tensors, optional
+        Lowest and highest value an input can take, in the model's input space.
+    """
+
+    labels: Tensor | None = None
+    batch_size: int | None = None
+    data_range: tuple[Any, Any] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is granted, in the order of the fields."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One checked instance: everything an attack may look at.
+
+    Attributes
+    ----------
+    model : nn.Module
+        Holds the parameters the server sent.
+    gradient : dict from parameter name to Tensor
+        Gradient of the mean loss over the batch; the names and shapes of ``named_parameters``.
+    input_shape : tuple of int, optional
+        Shape of one input, without the batch dimension.
+    loss : "cross_entropy" or "mse"
+        Mean-reduced over the batch (and over the outputs for "mse").
+    knows : Knowledge
+        What the threat model grants.
+    generator : torch.Generator
+        The only source of randomness.
+    """
+
+    model: nn.Module
+    gradient: dict[str, Tensor]
+    input_shape: tuple[int, ...] | None
+    loss: Loss
+    knows: Knowledge
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack read out of one gradient. `n` may be smaller than the batch, never larger
+    for the sake of filling it.
+
+    Attributes
+    ----------
+    inputs : Tensor of shape (n, *input_shape)
+        Reconstructed inputs in the model's input space.
+    labels : Tensor of shape (n,), optional
+        Reconstructed labels (class index, or target for "mse").
+    certified : bool Tensor of shape (n,)
+        Whether an equation that only a true sample satisfies holds for this input.
+    residual : Tensor of shape (n,)
+        Residual of the attack's own criterion, computed without the truth; smaller is better.
+    batch_size : int, optional
+        Estimate of the batch size from the gradient alone.
+    seconds : float
+        Wall time of the attack.
+    info : dict
+        Diagnostics of the attack, plain numbers and strings.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None = None
+    certified: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    residual: Tensor = field(default_factory=lambda: torch.zeros(0))
+    batch_size: int | None = None
+    seconds: float = 0.0
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.inputs)
+        for name in ("labels", "certified", "residual"):
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise ValueError(f"Reconstruction.{name} has {len(value)} entries for {n} inputs.")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+class Attack(ABC):
+    """Base of all attacks: validates, times, and hands a `Problem` to `reconstruct`.
+
+    Subclasses take hyperparameters with defaults in their constructor, store each under its own
+    name, and implement `reconstruct`.
+    """
+
+    def run(
+        self,
+        model: nn.Module,
+        gradient: Mapping[str, Tensor],
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        loss: Loss = "cross_entropy",
+        knows: Knowledge | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """Reconstruct the batch behind a gradient.
+
+        Parameters
+        ----------
+        model : nn.Module
+            Holds the parameters the server sent; left as it was found.
+        gradient : mapping from parameter name to Tensor
+            Gradient of the mean loss over the batch, named as in ``model.named_parameters()``.
+        input_shape : tuple of int, optional
+            Shape of one input; by default whatever the attack can tell from the model.
+        loss : "cross_entropy" or "mse", default "cross_entropy"
+            The clients' loss, mean-reduced.
+        knows : Knowledge, optional
+            What the threat model grants; by default nothing.
+        generator : torch.Generator, optional
+            Source of randomness; by default one seeded with 0.
+
+        Returns
+        -------
+        Reconstruction
+            What was found.
+
+        Raises
+        ------
+        ValueError
+            If the loss is unknown, or a gradient is missing, unexpected, of the wrong shape, or
+            not finite; the message names the parameter.
+        NotApplicable
+            If the attack cannot read this kind of model.
+        """
+        if loss not in get_args(Loss):
+            raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(Loss))}.")
+        problem = Problem(
+            model=model,
+            gradient=validate_gradient(model, gradient),
+            input_shape=tuple(input_shape) if input_shape is not None else None,
+            loss=loss,
+            knows=knows or Knowledge(),
+            generator=generator or torch.Generator().manual_seed(0),
+        )
+        start = time.perf_counter()
+        found = self.reconstruct(problem)
+        return replace(found, seconds=time.perf_counter() - start)
+
+    @abstractmethod
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Reconstruct the batch of a checked problem."""
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({settings})"
+
+
+def validate_gradient(model: nn.Module, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Check that a gradient fits a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its ``named_parameters`` that require a gradient say which names and shapes are expected.
+    gradient : mapping from parameter name to Tensor
+        What a client returned.
+
+    Returns
+    -------
+    dict from parameter name to Tensor
+        The same tensors, detached, in the model's order.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unexpected, a shape is wrong, or a value is NaN or infinite.
+    """
+    expected = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    if missing := [name for name in expected if name not in gradient]:
+        raise ValueError(f"The gradient lacks {', '.join(map(repr, missing))}.")
+    if extra := [str(name) for name in gradient if name not in expected]:
+        raise ValueError(f"The gradient has {', '.join(map(repr, extra))}, unknown to the model.")
+    checked = {}
+    for name, parameter in expected.items():
+        value = gradient[name].detach()
+        if value.shape != parameter.shape:
+            raise ValueError(
+                f"The gradient of {name!r} has shape {tuple(value.shape)}, "
+                f"the parameter {tuple(parameter.shape)}."
+            )
+        if not value.is_floating_point():
+            raise ValueError(f"The gradient of {name!r} has dtype {value.dtype}, not a float type.")
+        if not torch.isfinite(value).all():
+            kind = "NaN" if torch.isnan(value).any() else "infinite values"
+            raise ValueError(f"The gradient of {name!r} contains {kind}.")
+        checked[name] = value
+    return checked
