@@ -1,0 +1,23 @@
+"""Flower strategies: adversaries that wrap any strategy, and the plumbing they stand on."""
+
+from strategies.adversary import HonestButCurious, Observation
+from strategies.cohort import SeededCohort, answer_roll_call, sample_cohort
+from strategies.fedsgd import FedSGD
+from strategies.guard import DropInvalidUpdates
+from strategies.update import InvalidUpdate, UpdateRule
+from strategies.view import ServerView
+from strategies.wrapper import StrategyWrapper
+
+__all__ = [
+    "DropInvalidUpdates",
+    "FedSGD",
+    "HonestButCurious",
+    "InvalidUpdate",
+    "Observation",
+    "SeededCohort",
+    "ServerView",
+    "StrategyWrapper",
+    "UpdateRule",
+    "answer_roll_call",
+    "sample_cohort",
+]

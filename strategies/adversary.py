@@ -1,0 +1,239 @@
+"""The honest-but-curious server: look at every reply, attack it, pass it on untouched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from attacks.base import Attack, Knowledge, Loss, NotApplicable, Reconstruction
+from strategies.limits import TimedOut, untouched_randomness, with_timeout
+from strategies.update import InvalidUpdate, ReplyKind, UpdateRule, arrays_of, tensor
+from strategies.view import ServerView
+from strategies.wrapper import StrategyWrapper
+
+PARTITION_METRIC = "partition-id"
+"""Metric under which a client says which partition it holds; names it across runs."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the adversary made of one client's reply in one round.
+
+    Attributes
+    ----------
+    round : int
+        Server round, from 1.
+    client : int
+        Partition the client says it holds, or its node id where it does not say.
+    status : str
+        "ok", "timeout", "attack_failed", "not_applicable", "invalid_update" or "client_failed".
+    message : str
+        Why, in one sentence, where status is not "ok".
+    found : Reconstruction, optional
+        What the attack returned.
+    """
+
+    round: int
+    client: int
+    status: str = "ok"
+    message: str = ""
+    found: Reconstruction | None = None
+
+
+@dataclass
+class _Round:
+    """What was sent to whom in the round under way."""
+
+    sent: dict[int, ArrayRecord] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class HonestButCurious(StrategyWrapper):
+    """Attack every reply of a strategy's clients, and change nothing that anybody else can see.
+
+    Parameters
+    ----------
+    strategy : flwr.serverapp.strategy.Strategy
+        The strategy to audit; its training is the same, bit for bit, with and without.
+    attack : attacks.Attack
+        What to run on each single gradient.
+    model_fn : callable
+        Builds the architecture; its parameters are overwritten by those that were sent.
+    reply : "weights" or "gradient", default "weights"
+        What the clients return.
+    lr : float, optional
+        The clients' learning rate; by default the entry "lr" of the training configuration sent.
+    local_steps : int, default 1
+        SGD steps behind each reply.
+    input_shape : tuple of int, optional
+        Shape of one input of the model.
+    loss : "cross_entropy" or "mse", default "cross_entropy"
+        The clients' loss.
+    knows : Knowledge, or callable (round, client) -> Knowledge, optional
+        What the threat model grants; by default nothing.
+    timeout : float, optional
+        Seconds one attack may take; what it found until then is kept.
+    seed : int, default 0
+        Seed of the attacks' randomness, together with round and client.
+    device : str or torch.device, default "cpu"
+        Where attacks run.
+    client_of : callable (node id) -> int, optional
+        Names clients whose reply does not.
+    on_observation : callable (Observation) -> None, optional
+        Called after each attack; without it, `observations` collects them all.
+
+    Raises
+    ------
+    ValueError
+        At construction, if a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        attack: Attack,
+        model_fn: Callable[[], nn.Module],
+        *,
+        reply: ReplyKind = "weights",
+        lr: float | None = None,
+        local_steps: int = 1,
+        input_shape: tuple[int, ...] | None = None,
+        loss: Loss = "cross_entropy",
+        knows: Knowledge | Callable[[int, int], Knowledge] | None = None,
+        timeout: float | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        client_of: Callable[[int], int] | None = None,
+        on_observation: Callable[[Observation], None] | None = None,
+    ) -> None:
+        super().__init__(strategy)
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout={timeout!r} must be positive, or None for no limit.")
+        UpdateRule(reply, 1.0 if lr is None else lr, local_steps)  # refuse bad values at once
+        self.attack = attack
+        self.model_fn = model_fn
+        self.reply: ReplyKind = reply
+        self.lr = lr
+        self.local_steps = local_steps
+        self.input_shape = input_shape
+        self.loss: Loss = loss
+        self.knows = knows
+        self.timeout = timeout
+        self.seed = seed
+        self.device = torch.device(device)
+        self.client_of = client_of or (lambda node_id: node_id)
+        self.observations: list[Observation] = []
+        self.on_observation = on_observation or self.observations.append
+        self._round = _Round()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Remember what the strategy sends to each client."""
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._round = _Round(
+            sent={message.metadata.dst_node_id: arrays_of(message) for message in messages},
+            config=dict(config),
+        )
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Attack every reply, then hand all of them to the strategy."""
+        replies = list(replies)
+        for client, reply in self._by_client(replies):
+            with untouched_randomness():
+                observation = self._observe(server_round, client, reply)
+            self.on_observation(observation)
+        return super().aggregate_train(server_round, replies)
+
+    def _by_client(self, replies: list[Message]) -> Iterator[tuple[int, Message | None]]:
+        """Yield each client that was asked, with its reply if there is one, in a fixed order."""
+        answered = {reply.metadata.src_node_id: reply for reply in replies}
+        named = [
+            (self._name(node, answered.get(node)), answered.get(node)) for node in self._round.sent
+        ]
+        yield from sorted(named, key=lambda pair: pair[0])
+
+    def _name(self, node: int, reply: Message | None) -> int:
+        if reply is not None and not reply.has_error():
+            for metrics in reply.content.metric_records.values():
+                if PARTITION_METRIC in metrics:
+                    return int(metrics[PARTITION_METRIC])  # type: ignore[arg-type]
+        return self.client_of(node)
+
+    def _observe(self, server_round: int, client: int, reply: Message | None) -> Observation:
+        if reply is None:
+            return Observation(server_round, client, "client_failed", "No reply in time.")
+        if reply.has_error():
+            return Observation(server_round, client, "client_failed", _one_line(reply.error.reason))
+        try:
+            view = self._view(server_round, client, reply)
+        except InvalidUpdate as error:
+            return Observation(server_round, client, "invalid_update", str(error))
+        return self._attack(server_round, client, view)
+
+    def _view(self, server_round: int, client: int, reply: Message) -> ServerView:
+        sent = self._round.sent[reply.metadata.src_node_id]
+        model = self.model_fn()
+        model.load_state_dict({name: tensor(sent, name) for name in sent})
+        rule = UpdateRule(self.reply, self._learning_rate(), self.local_steps)
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        gradient = rule.gradient(arrays_of(reply), sent, names)
+        knows = self.knows(server_round, client) if callable(self.knows) else self.knows
+        return ServerView(
+            model=model.to(self.device),
+            gradient={name: value.to(self.device) for name, value in gradient.items()},
+            input_shape=self.input_shape,
+            loss=self.loss,
+            knows=knows or Knowledge(),
+        )
+
+    def _learning_rate(self) -> float | None:
+        if self.lr is not None or self.reply == "gradient":
+            return self.lr
+        sent = self._round.config.get("lr")
+        if sent is None:
+            raise ValueError(
+                "Weights need the clients' learning rate to become a gradient: pass lr=, or send "
+                "it as 'lr' in train_config."
+            )
+        return float(sent)
+
+    def _attack(self, server_round: int, client: int, view: ServerView) -> Observation:
+        entropy = np.random.SeedSequence([self.seed, server_round, client % 2**64])
+        generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        try:
+            found, late = with_timeout(
+                lambda: view.attacked_by(self.attack, generator), self.timeout
+            )
+        except TimedOut as error:
+            return Observation(server_round, client, "timeout", f"The attack was {error}.")
+        except NotApplicable as error:
+            return Observation(server_round, client, "not_applicable", _one_line(str(error)))
+        except Exception as error:
+            log.debug("The attack on client %s failed.", client, exc_info=True)
+            reason = f"{type(error).__name__}: {_one_line(str(error))}"
+            return Observation(server_round, client, "attack_failed", reason)
+        if late:
+            message = f"Stopped after {self.timeout:g} s; {len(found)} found until then."
+            return Observation(server_round, client, "timeout", message, found)
+        return Observation(server_round, client, found=found)
+
+
+def _one_line(text: str | None) -> str:
+    """Return the first line of a message that says something."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[0] if lines else "no reason given"
