@@ -62,6 +62,7 @@ class ClientsConfig:
     reply: Reply = Reply.weights
     local_steps: int = 1
     lr: float = 0.1
+    faults: dict[int, str] = field(default_factory=dict)  # client: raise, nan or shape
     threads: int = 1  # of one client's training; 1 gives the same bits on every backend
 
 
@@ -88,6 +89,7 @@ class ScenarioConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     loss: LossName = LossName.cross_entropy
     rounds: int = 1
+    round_timeout: float = 600.0  # seconds the server waits for a round's replies
     seed: int = 0
     device: str = "cpu"
 

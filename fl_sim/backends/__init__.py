@@ -1,0 +1,1 @@
+"""Where clients run: in this process, or in Ray's workers. Imported only as far as needed."""

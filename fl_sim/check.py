@@ -1,0 +1,103 @@
+"""Is this scenario possible? Every question is asked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import torch
+
+from attacks import Knowledge
+from fl_sim.config import ScenarioConfig
+from fl_sim.errors import ScenarioError
+from fl_sim.faults import FAULTS
+from fl_sim.federation import Federation
+from strategies.cohort import sample_cohort
+
+
+def check_numbers(config: ScenarioConfig) -> None:
+    """Check everything that can be judged from the configuration alone.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the key and its value.
+    """
+    clients = config.clients
+    for key, value, least in (
+        ("clients.count", clients.count, 1),
+        ("clients.per_round", clients.per_round, 1),
+        ("clients.batch_size", clients.batch_size, 1),
+        ("clients.local_steps", clients.local_steps, 1),
+        ("clients.threads", clients.threads, 1),
+        ("rounds", config.rounds, 1),
+        ("seed", config.seed, 0),
+    ):
+        if value < least:
+            raise ScenarioError(f"{key}={value} must be at least {least}.")
+    for key, number in (("clients.lr", clients.lr), ("round_timeout", config.round_timeout)):
+        if not number > 0:
+            raise ScenarioError(f"{key}={number} must be positive.")
+    if clients.per_round > clients.count:
+        raise ScenarioError(
+            f"clients.per_round={clients.per_round} is more than clients.count={clients.count}."
+        )
+    if clients.reply == "gradient" and clients.local_steps != 1:
+        raise ScenarioError(
+            f"clients.local_steps={clients.local_steps} needs clients.reply=weights; "
+            "a gradient is the result of one step."
+        )
+    for client, fault in clients.faults.items():
+        if fault not in FAULTS:
+            raise ScenarioError(
+                f"clients.faults has {fault!r} for client {client}, not one of {', '.join(FAULTS)}."
+            )
+    check_device(config.device)
+    check_grants(config.attack.knows)
+
+
+def check_device(name: str) -> None:
+    """Raise `ScenarioError` unless tensors can live on this device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ScenarioError(f"device={name!r} is not a device name such as cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ScenarioError(f"device={name!r} was asked for, but CUDA is not available here.")
+
+
+def check_grants(names: list[str]) -> None:
+    """Raise `ScenarioError` unless each name is one of the permissions there are."""
+    known = [f.name for f in fields(Knowledge)]
+    for name in names:
+        if name not in known:
+            raise ScenarioError(f"attack.knows has {name!r}, not one of {', '.join(known)}.")
+
+
+def check_batches(config: ScenarioConfig, federation: Federation) -> None:
+    """Check that every client drawn in any round can fill its batches.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the first client that cannot.
+    """
+    clients = config.clients
+    drawn: set[int] = set()
+    for server_round in range(1, config.rounds + 1):
+        drawn.update(sample_cohort(clients.count, clients.per_round, config.seed, server_round))
+    with as_scenario_error():
+        for client in sorted(drawn):
+            federation.batch_indices(client, 1)
+
+
+@contextmanager
+def as_scenario_error() -> Iterator[None]:
+    """Turn a constructor's ValueError or TypeError into a `ScenarioError` of one sentence."""
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise ScenarioError(" ".join(str(error).split())) from error

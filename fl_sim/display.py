@@ -1,0 +1,132 @@
+"""What the terminal shows: a progress bar while a run works, a table and a verdict at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from fl_sim.config import ScenarioConfig
+from fl_sim.records import REPORT_FILE, AttackRow, Results, TrainingRow
+from fl_sim.report.verdict import judge
+
+MAX_ROWS = 20
+"""Rows of the final table; longer ones end with a line that says what was left out."""
+
+
+class Display:
+    """Shows one run on a terminal.
+
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        Where to write; by default the standard output.
+    brief : bool, default False
+        Print one line at the end instead of the table, as a sweep wants it.
+    title : str, default ""
+        What the one line starts with.
+    """
+
+    def __init__(
+        self, console: Console | None = None, brief: bool = False, title: str = ""
+    ) -> None:
+        self.console = console or Console(highlight=False)
+        self.brief = brief
+        self.title = title
+        self._rounds = 1
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def started(self, config: ScenarioConfig) -> None:
+        """Open the progress bar; its steps are the rounds' attacks and trainings."""
+        self._rounds = config.rounds
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        total = config.rounds * (config.clients.per_round + 1)
+        self._task = self._progress.add_task(f"round 1 of {config.rounds}", total=total)
+        self._progress.start()
+
+    def attacked(self, row: AttackRow) -> None:
+        """One more reply has been attacked."""
+        if self._progress is not None:
+            read = f"client {row.client}: {row.recovered} of {row.batch_size}"
+            description = f"round {row.round} of {self._rounds}, {read}"
+            self._progress.update(self._task, advance=1, description=description)
+
+    def trained(self, row: TrainingRow) -> None:
+        """One more round has ended; round 0 is the initial model."""
+        if self._progress is not None and row.round > 0:
+            self._progress.update(self._task, advance=1)
+
+    def finished(self, results: Results, folder: Path) -> None:
+        """Close the progress bar and print what came out."""
+        if self._progress is not None:
+            self._progress.stop()
+        verdict = judge(results)
+        if self.brief:
+            self.console.print(f"{self.title} {verdict.headline} {results.wall_seconds:.1f} s.")
+            return
+        if results.attacks:
+            self.console.print(attack_table(results))
+        if results.training:
+            last = results.training[-1]
+            self.console.print(f"Test accuracy {last.accuracy:.1%} after round {last.round}.")
+        self.console.print(f"[bold]{verdict.headline}[/bold] {results.wall_seconds:.1f} s in all.")
+        for note in verdict.notes:
+            self.console.print(note.text)
+        self.console.print(f"Report: {folder / REPORT_FILE}", soft_wrap=True)
+
+    def skipped(self, results: Results) -> None:
+        """Print that a job had been done before."""
+        self.console.print(f"{self.title} {judge(results).headline} Done before.")
+
+
+def attack_table(results: Results) -> Table:
+    """Return the rows of a run as a table for the terminal."""
+    table = Table(title_justify="left", caption_justify="left")
+    columns = ("round", "client", "batch", "estimated", "recovered", "certified", "false", "labels")
+    for name in (*columns, "PSNR (dB)", "max error", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    for row in results.attacks[:MAX_ROWS]:
+        psnr = [v for v in row.psnr if v is not None]
+        errors = [v for v in row.relative_error if v is not None]
+        table.add_row(
+            str(row.round),
+            str(row.client),
+            _text(row.batch_size),
+            _text(row.estimated_batch_size),
+            str(row.recovered),
+            str(row.certified),
+            str(row.false_certificates),
+            "-" if row.label_accuracy is None else f"{row.label_accuracy:.0%}",
+            f"{median(psnr):.1f}" if psnr else "-",
+            f"{max(errors):.1e}" if errors else "-",
+            f"{row.seconds:.2f}",
+            row.status if row.status == "ok" else f"{row.status}: {row.message}",
+        )
+    if (more := len(results.attacks) - MAX_ROWS) > 0:
+        table.caption = f"and {more} more rows in results.json"
+    return table
+
+
+def _text(value: int | None) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,93 @@
+"""One scenario, from its configuration to its records."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fl_sim.check import as_scenario_error, check_batches, check_numbers
+from fl_sim.client import client_app
+from fl_sim.config import ScenarioConfig
+from fl_sim.data.instantiate import instantiate
+from fl_sim.display import Display
+from fl_sim.errors import RunError
+from fl_sim.federation import federation_of
+from fl_sim.recorder import Recorder
+from fl_sim.records import Results
+from fl_sim.report.page import write_report
+from fl_sim.server import Server, build_strategy, model_of
+
+log = logging.getLogger(__name__)
+
+
+def plain(config: ScenarioConfig) -> dict[str, Any]:
+    """Return a configuration as plain JSON values, every interpolation resolved."""
+    content = OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[arg-type]
+    assert isinstance(content, dict)
+    return content
+
+
+def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Results:
+    """Run one scenario: train, attack, evaluate, record.
+
+    Parameters
+    ----------
+    config : ScenarioConfig
+        Everything is checked and built before anything runs.
+    folder : Path
+        Gets results.json, reconstructions.npz, report.html and what the tracker writes.
+    display : Display
+        Shows how far it is.
+
+    Returns
+    -------
+    Results
+        As written to results.json.
+
+    Raises
+    ------
+    ScenarioError
+        If the configuration asks for something that cannot be; nothing has run then.
+    RunError
+        If the run failed; what it had is on disk.
+    KeyboardInterrupt
+        If the user stopped it; what it had is on disk.
+    """
+    started = time.perf_counter()
+    check_numbers(config)
+    results = Results(scenario=plain(config))
+    with as_scenario_error():
+        federation = federation_of(results.scenario)
+        check_batches(config, federation)
+        model = model_of(config, federation)
+        backend, tracker = instantiate(config.backend), instantiate(config.tracker)
+        recorder = Recorder(config, federation, results, folder, tracker, display)
+        strategy = build_strategy(config, federation, model, recorder.observe)
+    server = Server(config, federation, strategy, model, recorder.train)
+
+    try:
+        display.started(config)
+        tracker.start(results.scenario, folder)
+        backend.run(server.app(), client_app(results.scenario), config.clients.count)
+        if server.error is not None:
+            raise server.error
+        results.status = "complete"
+    except KeyboardInterrupt:
+        results.status, results.message = "interrupted", "Stopped by the user."
+        raise
+    except Exception as error:
+        cause = server.error or error
+        log.debug("The run failed.", exc_info=cause)
+        results.status, results.message = "failed", f"{type(cause).__name__}: {cause}"
+        raise RunError(results.message) from cause
+    finally:
+        results.wall_seconds = time.perf_counter() - started
+        recorder.save()
+        tracker.finish(results)
+        write_report(folder)
+        display.finished(results, folder)
+    return results

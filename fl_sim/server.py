@@ -1,0 +1,156 @@
+"""The Flower ServerApp of a scenario, and the strategies it stacks.
+
+From the inside out: any Flower strategy aggregates; `FedSGD` steps where clients send gradients;
+`DropInvalidUpdates` keeps broken updates away from it; `SeededCohort` draws the clients; the
+adversary, if there is one, sees every reply first and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from fl_sim.config import ScenarioConfig
+from fl_sim.data.instantiate import instantiate
+from fl_sim.federation import Federation
+from fl_sim.grants import granted
+from fl_sim.local import LOSSES
+from fl_sim.models import build_model
+from fl_sim.records import TrainingRow
+from strategies import DropInvalidUpdates, FedSGD, Observation, SeededCohort
+
+
+def model_of(config: ScenarioConfig, federation: Federation) -> nn.Module:
+    """Build the scenario's model in its initial state; equal seeds give equal bits."""
+    data = federation.data
+    return build_model(config.model, data.image_shape, data.num_classes, config.seed)
+
+
+def build_strategy(
+    config: ScenarioConfig,
+    federation: Federation,
+    model: nn.Module,
+    on_observation: Callable[[Observation], None],
+) -> Strategy:
+    """Stack the strategies of a scenario.
+
+    Parameters
+    ----------
+    config : ScenarioConfig
+        Read are `strategy`, `attack`, `clients`, `loss`, `seed` and `device`.
+    federation : Federation
+        Asked for what `attack.knows` grants, by name.
+    model : nn.Module
+        The initial model; its parameter names are what a gradient reply must hold.
+    on_observation : callable
+        Gets what the adversary made of each reply.
+    """
+    clients = config.clients
+    strategy: Strategy = instantiate(
+        config.strategy.aggregation,
+        fraction_train=1.0,
+        fraction_evaluate=0.0,
+        min_train_nodes=1,
+        min_available_nodes=1,
+    )
+    names = None
+    if clients.reply == "gradient":
+        strategy = FedSGD(strategy, clients.lr)
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+    strategy = DropInvalidUpdates(strategy, names)
+    cohort = SeededCohort(strategy, clients.per_round, config.seed, config.round_timeout)
+    if config.strategy.adversary is None or config.attack.method is None:
+        return cohort
+    return instantiate(
+        config.strategy.adversary,
+        strategy=cohort,
+        attack=instantiate(config.attack.method),
+        model_fn=lambda: model_of(config, federation),
+        reply=str(clients.reply),
+        lr=clients.lr,
+        local_steps=clients.local_steps,
+        input_shape=federation.data.image_shape,
+        loss=str(config.loss),
+        knows=granted(config.attack.knows, federation),
+        timeout=config.attack.timeout,
+        seed=config.seed,
+        device=config.device,
+        client_of=cohort.client_of,
+        on_observation=on_observation,
+    )
+
+
+@dataclass
+class Server:
+    """The server of one scenario.
+
+    Attributes
+    ----------
+    strategy : flwr.serverapp.strategy.Strategy
+        Runs the rounds.
+    model : nn.Module
+        Holds the initial parameters.
+    on_training : callable
+        Gets test loss and accuracy after each round.
+    error : BaseException or None
+        What ended the server early; backends may report errors in their own words.
+    """
+
+    config: ScenarioConfig
+    federation: Federation
+    strategy: Strategy
+    model: nn.Module
+    on_training: Callable[[TrainingRow], None]
+    error: BaseException | None = field(default=None, init=False)
+
+    def app(self) -> ServerApp:
+        """Return the Flower application of this server."""
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: Grid, context: Context) -> None:
+            try:
+                self.strategy.start(
+                    grid=grid,
+                    initial_arrays=ArrayRecord(self.model.state_dict()),
+                    num_rounds=self.config.rounds,
+                    timeout=self.config.round_timeout,
+                    train_config=ConfigRecord({"lr": self.config.clients.lr}),
+                    evaluate_fn=self._evaluate,
+                )
+            except BaseException as error:
+                self.error = error
+                raise
+
+        return app
+
+    def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        self.model.load_state_dict(arrays.to_torch_state_dict())
+        row = evaluate_model(self.model, self.federation, self.config, server_round)
+        self.on_training(row)
+        return MetricRecord({"loss": row.loss, "accuracy": row.accuracy})
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: nn.Module, federation: Federation, config: ScenarioConfig, server_round: int
+) -> TrainingRow:
+    """Measure loss and accuracy (share of right answers, 0 to 1) over the test images."""
+    data = federation.data
+    model = model.eval().to(config.device)
+    loss, right = 0.0, 0
+    for images, labels in zip(
+        data.test_images.split(500), data.test_labels.split(500), strict=True
+    ):
+        output = model(federation.inputs(images).to(config.device))
+        target = federation.target(labels).to(config.device)
+        loss += float(LOSSES[str(config.loss)](output, target)) * len(labels)
+        right += int((output.argmax(1).cpu() == labels).sum())
+    count = max(len(data.test_labels), 1)
+    return TrainingRow(round=server_round, loss=loss / count, accuracy=right / count)

@@ -1,0 +1,120 @@
+"""Sweeps: a folder that the command itself names, jobs that are done once, a page at the end.
+
+The folder's name is made from the swept keys, so the same command finds its own results again; a
+job whose results are complete and whose scenario is the same is skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+
+from fl_sim.records import RESULTS_FILE, Results
+
+FOLDER_VARIABLE = "FL_SIM_SWEEP"
+"""Environment variable with the sweep's folder name; workers of other launchers inherit it."""
+
+LONGEST_NAME = 120
+
+
+def sweep_folder(overrides: list[str]) -> str:
+    """Name a sweep after its command.
+
+    Parameters
+    ----------
+    overrides : list of str
+        As typed: ``["clients.count=2,4", "rounds=3"]``.
+
+    Returns
+    -------
+    str
+        ``sweep.name`` if it is among them; else the swept keys and a hash of all overrides.
+    """
+    relevant = sorted(o for o in overrides if not o.startswith(("sweep.", "hydra.", "hydra/", "-")))
+    for override in overrides:
+        if override.startswith("sweep.name=") and override != "sweep.name=null":
+            return override.partition("=")[2]
+    swept = [o.partition("=")[0] for o in relevant if "," in o]
+    digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:8]
+    return _file_name("+".join([*swept, digest]))
+
+
+def job_folder(overrides: str) -> str:
+    """Name a job after its overrides: ``clients.count=2,model.activation=relu``."""
+    return _file_name(overrides) or "default"
+
+
+def _file_name(text: str) -> str:
+    """Make a text a file name, shortened with a hash where it is too long."""
+    name = re.sub(r"[^\w.,=+\[\]-]+", "_", text)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def finished_before(folder: Path, scenario: dict[str, Any]) -> Results | None:
+    """Return the results of an earlier run of the same scenario, if it was completed.
+
+    Parameters
+    ----------
+    folder : Path
+        The job's folder.
+    scenario : dict
+        The scenario that is to be run, as plain values.
+    """
+    if not (folder / RESULTS_FILE).exists():
+        return None
+    try:
+        results = Results.load(folder)
+    except ValueError:
+        return None  # cut off while it was written, or of an older kind: run it again
+    same = _without_sweep(results.scenario) == _without_sweep(scenario)
+    return results if same and results.status == "complete" else None
+
+
+def _without_sweep(scenario: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in scenario.items() if key != "sweep"}
+
+
+class SweepCallback(Callback):
+    """Says what a sweep is about to do, counts its jobs, and builds its page at the end."""
+
+    total: int | None = None
+    started = 0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the jobs, where the sweeper is one whose jobs are known beforehand."""
+        cls = type(self)
+        cls.started, cls.total = 0, None
+        if config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            cls.total = sum(len(b) for b in BasicSweeper.split_arguments(parsed, None))
+        jobs = "jobs" if cls.total is None else f"{cls.total} jobs"
+        Console().print(f"Sweep of {jobs} in {config.hydra.sweep.dir}", soft_wrap=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Build the page over all jobs."""
+        from fl_sim.report.sweep import write_sweep_report
+
+        page = write_sweep_report(Path(config.hydra.sweep.dir))
+        Console().print(f"Report: {page}", soft_wrap=True)
+
+    @classmethod
+    def next_title(cls) -> str:
+        """Return ``[3/6]`` for the third job."""
+        cls.started += 1
+        return f"[{cls.started}/{cls.total}]" if cls.total else f"[{cls.started}]"
+
+
+def name_sweep(arguments: list[str]) -> None:
+    """Put the folder name of this command's sweep where conf/config.yaml looks for it."""
+    os.environ.setdefault(FOLDER_VARIABLE, sweep_folder(arguments))
