@@ -1,0 +1,1 @@
+"""Pages a person reads: `report.html` of one run, `sweep.html` and `sweep.csv` of many."""

@@ -1,0 +1,65 @@
+"""Numbers as a reader wants them: short, with units, the same on every page."""
+
+from __future__ import annotations
+
+NOTHING = "–"
+
+
+def count(number: float | None) -> str:
+    """Return an integer with thousands separated, a dash for None."""
+    return NOTHING if number is None else f"{number:,.0f}"
+
+
+def plural(number: int, noun: str, many: str = "") -> str:
+    """Return "1 image", "2 images"; `many` where the plural is not noun + s."""
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+
+
+def share(value: float | None) -> str:
+    """Return a ratio in [0, 1] as a percentage; never rounds up to 100 % or down to 0 %."""
+    if value is None:
+        return NOTHING
+    percent = 100 * value
+    if 0 < percent < 0.05:
+        return "< 0.1 %"
+    if 99.95 <= percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f}".removesuffix(".0") + " %"
+
+
+def decibel(value: float | None) -> str:
+    """Return a PSNR in dB."""
+    return NOTHING if value is None else f"{value:.1f} dB"
+
+
+def ratio(value: float | None) -> str:
+    """Return a number in [0, 1] with three digits, e.g. an SSIM."""
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def error(value: float | None) -> str:
+    """Return a relative error: 0.25 as "0.25", small and large ones as "3.1e-7"."""
+    if value is None:
+        return NOTHING
+    if value == 0 or 0.01 <= value < 1000:
+        return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration: "0.42 s", "8.4 s", "3 min 05 s", "2 h 10 min"."""
+    if value is None:
+        return NOTHING
+    if value < 59.95:
+        return f"{value:.2f} s" if value < 0.995 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def listing(words: list[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

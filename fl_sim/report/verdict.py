@@ -1,0 +1,150 @@
+"""The verdict of a run: what the server read, in a headline, with everything that qualifies it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Literal
+
+from fl_sim.records import EXACT, AttackRow, Results
+from fl_sim.report.formats import plural
+
+Tone = Literal["leak", "partial", "safe", "open"]
+
+CLOSE = 20.0
+"""A reconstruction that is not exact is called close from this PSNR (dB) on."""
+
+FAILURES = {
+    "timeout": "ran out of time. What was found until then counts.",
+    "attack_failed": "failed with an error, which says nothing about the clients' safety.",
+    "not_applicable": "could not read this model.",
+    "invalid_update": "got an update that is no gradient of this model.",
+    "client_failed": "got no update, because the client failed.",
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One qualification of the verdict: "alarm" (the attack is wrong), "warning" or "plain"."""
+
+    kind: Literal["alarm", "warning", "plain"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the server read.
+
+    Attributes
+    ----------
+    tone : str
+        "leak" (every image read), "partial" (some, or some came close), "safe" (none),
+        "open" (nothing was measured).
+    read, total : int
+        Private images read exactly, and attacked.
+    headline : str
+        One sentence.
+    notes : list of Note
+        What qualifies it, the most serious first.
+    """
+
+    tone: Tone
+    read: int
+    total: int
+    headline: str
+    notes: list[Note] = field(default_factory=list)
+
+
+def judge(results: Results) -> Verdict:
+    """Return the verdict over all attacks of a run."""
+    total = sum(row.batch_size or 0 for row in results.attacks)
+    read = sum(row.recovered for row in results.attacks)
+    close = sum(_close(row) for row in results.attacks)
+    notes = [*_false_certificates(results), *_ending(results), *_failures(results)]
+    if not total:
+        return Verdict("open", 0, 0, _without_images(results), notes)
+    if read == total:
+        tone: Tone = "leak"
+    else:
+        tone = "partial" if read or close else "safe"
+        if tone == "safe" and all(row.status != "ok" for row in results.attacks):
+            tone = "open"
+    if close:
+        images = plural(close, "more image" if read else "image")
+        told = f"not exact, but with a PSNR of {CLOSE:.0f} dB or more."
+        notes.append(Note("warning", f"{images} came back close: {told}"))
+    return Verdict(tone, read, total, _headline(results, read, total), notes)
+
+
+def _headline(results: Results, read: int, total: int) -> str:
+    if not read:
+        if total == 1:
+            return "The server did not read the one private image exactly."
+        return f"The server read none of {total:,} private images exactly."
+    told = f"The server read {read:,} of {plural(total, 'private image')} exactly"
+    certified = sum(row.certified for row in results.attacks)
+    false = sum(row.false_certificates for row in results.attacks)
+    if false:
+        return f"{told}; {false:,} of its {plural(certified, 'certificate')} {_are(false)} false."
+    words = {read: "all certified" if read > 1 else "certified", 0: "none certified"}
+    return f"{told}, {words.get(certified, f'{certified:,} of them certified')}."
+
+
+def _without_images(results: Results) -> str:
+    if results.attacks:
+        return "The server had no update to read."
+    return {
+        "complete": "No update was attacked.",
+        "failed": "The run failed before any update was attacked.",
+    }.get(results.status, "The run stopped before any update was attacked.")
+
+
+def _close(row: AttackRow) -> int:
+    """Count the images that are not exact but close."""
+    pairs = zip_longest(row.psnr, row.relative_error)
+    return sum(
+        psnr is not None and psnr >= CLOSE and not (error is not None and error <= EXACT)
+        for psnr, error in pairs
+    )
+
+
+def _false_certificates(results: Results) -> list[Note]:
+    false = sum(row.false_certificates for row in results.attacks)
+    if not false:
+        return []
+    told = f"{plural(false, 'certificate')} {_are(false)} false"
+    several = "an image" if false == 1 else "images"
+    return [Note("alarm", f"{told}: the attack vouched for {several} that no client holds.")]
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _ending(results: Results) -> list[Note]:
+    """Say how the run ended, where it did not end well."""
+    if results.status == "complete":
+        return []
+    rounds = max((row.round for row in [*results.attacks, *results.training]), default=0)
+    planned = results.scenario.get("rounds", "?")
+    told = {
+        "running": "The run is still going on or was killed",
+        "interrupted": "The run was interrupted",
+        "failed": "The run failed",
+    }.get(results.status, f"The run ended as {results.status!r}")
+    where = f"{told} after round {rounds} of {planned}"
+    return [Note("warning", f"{where}: {results.message}" if results.message else f"{where}.")]
+
+
+def _failures(results: Results) -> list[Note]:
+    """Say how many attacks did not end well, one note per kind, with the reason if it is one."""
+    kinds = Counter(row.status for row in results.attacks if row.status != "ok")
+    attacks = plural(len(results.attacks), "attack")
+    notes = []
+    for kind, number in kinds.most_common():
+        reasons = {row.message for row in results.attacks if row.status == kind}
+        reason = f" {reasons.pop()}" if len(reasons) == 1 else ""
+        told = FAILURES.get(kind, f"ended as {kind!r}.")
+        notes.append(Note("warning", f"{number:,} of {attacks} {told}{reason}".rstrip()))
+    return notes
