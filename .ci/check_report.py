@@ -25,12 +25,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--disable-default-apps --disable-extensions --disable-dev-shm-usage "
-    "--remote-debugging-pipe"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 DESKTOP, PHONE = (1280, 900), (390, 844)
 TALLEST = 6000
 """Screenshots are cut off at this height (CSS pixels)."""
@@ -41,7 +50,8 @@ FACTS = """(() => {
   return {
     title: document.title,
     text: document.body.innerText.trim().length,
-    broken: images.filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt || i.src.slice(0, 60)),
+    broken: images.filter(i => !i.complete || i.naturalWidth === 0)
+      .map(i => i.alt || i.src.slice(0, 60)),
     unnamed: images.filter(i => !i.hasAttribute("alt")).length,
     images: images.length,
     wide: document.documentElement.scrollWidth - window.innerWidth,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 INK, SOFT, LINE, LEAK, SEAL, BACK = (f"#0000{k:02x}" for k in range(0xA1, 0xA7))
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", LEAK: "leak", SEAL: "seal", BACK: "card"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.edgecolor": LINE,
@@ -79,7 +79,7 @@ def error_chart(rows: list[AttackRow]) -> Chart:
     exact = int((logs <= math.log10(EXACT)).sum())
     low = min(-3.0, math.floor(logs.min()))
     high = max(0.0, math.ceil(logs.max()))
-    bins = np.linspace(low, high, round((high - low) * 4) + 1)
+    bins = np.linspace(low, high, round((high - low) * 4) + 1).tolist()
 
     def draw(axes: Axes) -> None:
         axes.hist(logs[logs <= math.log10(EXACT)], bins, color=LEAK, rwidth=0.86)
@@ -113,7 +113,7 @@ def recovery_chart(rows: list[AttackRow]) -> Chart:
     rounds = sorted(total)
 
     def draw(axes: Axes) -> None:
-        wide = dict(width=0.72, linewidth=0.8)
+        wide: dict[str, Any] = {"width": 0.72, "linewidth": 0.8}
         axes.bar(rounds, [total[r] for r in rounds], color=BACK, edgecolor=SOFT, **wide)
         axes.bar(rounds, [read[r] for r in rounds], color=LEAK, edgecolor=LEAK, **wide)
         axes.xaxis.set_major_locator(_whole_numbers())

@@ -94,7 +94,7 @@ class Batch:
 
 
 def batches(results: Results, gallery: Gallery) -> list[Batch]:
-    """Return the batches of a run, one for each attack that has images, in the order of the rows."""
+    """Return the batches of a run: one for each attack that has images, in the rows' order."""
     rows = [r for r in np.unique([*gallery.row, *gallery.extra_row]) if r < len(results.attacks)]
     quota = max(LEAST, PAIRS // max(1, len(rows)))
     made: list[Batch] = []

@@ -7,7 +7,6 @@ import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
 

@@ -32,7 +32,7 @@ class Picture:
 
 def found(images: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Tell which of the images (N, C, H, W) hold numbers only."""
-    return np.isfinite(images).all(axis=(1, 2, 3))
+    return np.asarray(np.isfinite(images).all(axis=(1, 2, 3)), dtype=np.bool_)
 
 
 def pixels(image: NDArray[np.float32], largest: int = LARGEST) -> Pixels:

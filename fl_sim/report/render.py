@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fl_sim import __version__
 from fl_sim.records import replacing
 from fl_sim.report import formats, words
 
@@ -32,15 +32,7 @@ def environment() -> Environment:
 
 def write_page(path: Path, template: str, **content: Any) -> Path:
     """Render a template into a file, in one atomic step, and return its path."""
-    page = environment().get_template(template).render(version=release(), **content)
+    page = environment().get_template(template).render(version=__version__, **content)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
-
-
-def release() -> str:
-    """Return the installed version, "" in a plain checkout."""
-    try:
-        return version("fl-sim")
-    except PackageNotFoundError:
-        return ""

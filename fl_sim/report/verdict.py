@@ -126,7 +126,8 @@ def _ending(results: Results) -> list[Note]:
     """Say how the run ended, where it did not end well."""
     if results.status == "complete":
         return []
-    rounds = max((row.round for row in [*results.attacks, *results.training]), default=0)
+    attacked = [row.round for row in results.attacks]
+    rounds = max([*attacked, *(row.round for row in results.training)], default=0)
     planned = results.scenario.get("rounds", "?")
     told = {
         "running": "The run is still going on or was killed",
