@@ -9,6 +9,7 @@ from attacks.base import (
     Reconstruction,
     validate_gradient,
 )
+from attacks.tensor.attack import TensorAttack
 
 __all__ = [
     "Attack",
@@ -17,5 +18,6 @@ __all__ = [
     "NotApplicable",
     "Problem",
     "Reconstruction",
+    "TensorAttack",
     "validate_gradient",
 ]

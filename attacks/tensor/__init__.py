@@ -1,0 +1,1 @@
+"""The exact tensor attack: samples from one gradient of Linear - activation - Linear - anything."""

@@ -1,0 +1,222 @@
+"""The exact attack: every sample of a batch, with a proof, from one gradient.
+
+It reads like the mathematics. The gradient of the first linear layer factorises into the samples
+and one column per sample (`subspace`); a column that belongs to a true sample satisfies an equation
+nothing else satisfies (`equation`); candidates are driven to its zeros (`smooth`, `gates`), found
+samples are projected out and the rest is searched again (`peeling`); all columns together give all
+inputs by least squares; and each input is held against the equation once more (`certificate`) and
+against the model itself (`labels`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.tensor.certificate import certify
+from attacks.tensor.equation import SampleEquation
+from attacks.tensor.labels import batch_size, read_labels, replay_residual
+from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
+from attacks.tensor.peeling import Found, peel, remainder
+from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
+
+
+class TensorAttack(Attack):
+    """Exact reconstruction from one gradient of Linear - activation - Linear - anything.
+
+    Works for any elementwise activation that is neither linear nor quadratic, any depth, and any
+    batch well below the first layer's width. Needs no labels and no batch size.
+
+    Parameters
+    ----------
+    candidates : int, default 96
+        Most candidates per round of the search.
+    patience : int, default 5
+        Rounds without a new sample after which the search gives up.
+    blur : tuple of float, default (0.15, 0.05)
+        Widths to which kinks of the activation are blurred, one stage each, in standard deviations
+        of the pre-activations.
+    """
+
+    def __init__(
+        self, candidates: int = 96, patience: int = 5, blur: tuple[float, ...] = (0.15, 0.05)
+    ) -> None:
+        self.candidates = candidates
+        self.patience = patience
+        self.blur = blur
+
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Reconstruct the batch; see `Attack.run`."""
+        pair = readable_pair(problem)
+        layer = layer_gradient(problem, pair)
+        space = gradient_space(layer)
+        info: dict[str, Any] = {
+            "hidden_layer": pair.hidden,
+            "activation": pair.activation.kind,
+            "rank": space.rank,
+            "errors_rank": space.U.shape[1],
+            "noise_floor": space.noise,
+        }
+        if reason := hopeless(space, layer):
+            return nothing(problem, pair, info | {"reason": reason})
+        found = peel(
+            space,
+            layer.weight @ space.V,
+            pair.activation,
+            problem.generator,
+            blur=self.blur,
+            candidates=self.candidates,
+            patience=self.patience,
+        )
+        info |= {"rounds": found.rounds, "found": len(found), "interrupted": found.interrupted}
+        if not len(found):
+            return nothing(problem, pair, info | {"reason": "no candidate solved the equation"})
+        return finish(problem, pair, layer, space, found, info)
+
+
+def readable_pair(problem: Problem) -> LinearPair:
+    """The pair of linear layers at the model's input, or a reason why there is none."""
+    pairs = find_linear_pairs(problem.model, problem.input_shape)
+    pair = next((p for p in pairs if p.at_input), None)
+    if pair is None:
+        raise NotApplicable(
+            "The model does not begin with Linear - elementwise activation - Linear."
+        )
+    if pair.activation.kind in ("linear", "quadratic"):
+        raise NotApplicable(
+            f"The activation behind {pair.hidden!r} is {pair.activation.kind}: its gradient "
+            "determines the samples only up to mixing, so the batch is not identifiable."
+        )
+    for name in (f"{pair.hidden}.weight", f"{pair.outgoing}.weight"):
+        if name not in problem.gradient:
+            raise NotApplicable(f"The gradient of {name!r} is needed and not there.")
+    return pair
+
+
+def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
+    """Weights and gradients of a pair of layers in float64, biases as a last column."""
+    hidden = problem.model.get_submodule(pair.hidden)
+    outgoing = problem.model.get_submodule(pair.outgoing)
+    assert isinstance(hidden, nn.Linear)
+    assert isinstance(outgoing, nn.Linear)
+    weight = hidden.weight.detach().double()
+    arrived = problem.gradient[f"{pair.hidden}.weight"]
+    gradient = arrived.double()
+    bias = problem.gradient.get(f"{pair.hidden}.bias")
+    if bias is not None:
+        weight = torch.cat([weight, hidden.bias.detach().double()[:, None]], 1)
+        gradient = torch.cat([gradient, bias.double()[:, None]], 1)
+    return LayerGradient(
+        weight=weight,
+        gradient=gradient,
+        outgoing=outgoing.weight.detach().double(),
+        outgoing_gradient=problem.gradient[f"{pair.outgoing}.weight"].double(),
+        biased=bias is not None,
+        precision=torch.finfo(arrived.dtype).eps / 2,
+    )
+
+
+def hopeless(space: GradientSpace, layer: LayerGradient) -> str | None:
+    """Why a batch cannot be read by counting alone, or None."""
+    m, width = layer.weight.shape
+    if space.rank == 0:
+        return "the gradient vanishes"
+    if space.rank >= min(m, width):
+        return f"the gradient has full rank {space.rank}: the batch exceeds the layer"
+    if space.rank + space.U.shape[1] > m:
+        return f"{m} equations for {space.rank + space.U.shape[1]} unknowns per sample"
+    return None
+
+
+def nothing(problem: Problem, pair: LinearPair, info: dict[str, Any]) -> Reconstruction:
+    """An honest empty result."""
+    shape = problem.input_shape or (pair.in_features,)
+    return Reconstruction(
+        inputs=problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape),
+        batch_size=info["rank"] or None,
+        info=info,
+    )
+
+
+def finish(
+    problem: Problem,
+    pair: LinearPair,
+    layer: LayerGradient,
+    space: GradientSpace,
+    found: Found,
+    info: dict[str, Any],
+) -> Reconstruction:
+    """All inputs at once, certificates, labels, and the model's own word on the whole batch."""
+    samples, scale, error = solve_inputs(layer, space, found)
+    plain = SampleEquation(space.Q, space.U, layer.weight, _last_coordinate(layer))
+    state = plain.evaluate(samples, pair.activation.slope)
+    verdict = certify(space, state, error)
+    delta = (found.delta * scale[:, None]) @ space.to_delta.T
+    inputs = samples[:, : pair.in_features].reshape(
+        -1, *(problem.input_shape or (pair.in_features,))
+    )
+    model = private_copy(problem.model).double()
+    read = read_labels(model, pair.outgoing, inputs, delta, problem.loss, space.rank)
+    size, multiplicities = batch_size(read.shares, space.rank)
+    shares = multiplicities / size
+    info |= {
+        "gradient_residual": replay_residual(
+            model, problem.gradient, inputs, read.labels, shares, problem.loss
+        ),
+        "multiplicities": multiplicities.tolist(),
+        "error_bound": float(error.max()),
+    }
+    dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
+    return Reconstruction(
+        inputs=inputs.to(dtype),
+        labels=read.labels if problem.loss == "cross_entropy" else read.labels.to(dtype),
+        certified=verdict.certified,
+        residual=verdict.phi.to(dtype),
+        batch_size=size,
+        info=info,
+    )
+
+
+def solve_inputs(
+    layer: LayerGradient, space: GradientSpace, found: Found
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples x~ from their columns: X~ = D^+ G~, divided by the last coordinate.
+
+    If samples are missing, D^+ G~ is right only off the missing samples' span; inside it the
+    search's own point is kept.
+
+    Returns
+    -------
+    samples : Tensor of shape (n, d + 1)
+    scale : Tensor of shape (n,)
+        Factor that turns the found columns into the gradient's own D_i.
+    error : Tensor of shape (n,)
+        Relative error of each sample that noise can have caused.
+    """
+    C = found.columns @ space.Q  # (n, B)
+    pinv = torch.linalg.pinv(C.T)  # (n, B)
+    raw = pinv * space.S  # rows of D^+ G~ in the coordinates of V
+    rest = remainder(space, found.columns).basis
+    outside = raw - (raw @ rest) @ rest.T
+    guess = found.points - (found.points @ rest) @ rest.T
+    if space.last is None or len(rest.T):
+        scale = (outside * guess).sum(1) / guess.square().sum(1).clamp_min(1e-300)
+    else:
+        scale = raw @ space.last
+    scale = torch.where(scale.abs() < 1e-300, torch.full_like(scale, 1e-300), scale)
+    coordinates = outside / scale[:, None] + (found.points @ rest) @ rest.T
+    error = space.noise * pinv.norm(dim=1) / (scale.abs() * coordinates.norm(dim=1))
+    if len(rest.T):
+        error = torch.full_like(error, torch.inf)
+    return coordinates @ space.V.T, scale, error
+
+
+def _last_coordinate(layer: LayerGradient) -> Tensor | None:
+    if not layer.biased:
+        return None
+    last = layer.weight.new_zeros(layer.weight.shape[1])
+    last[-1] = 1
+    return last

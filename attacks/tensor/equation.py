@@ -1,0 +1,236 @@
+"""The equation that only a true sample satisfies, and its linearisation.
+
+Write x~ = (x, 1). Backpropagation through Linear(W, b) - s - Linear(A) gives the first layer's
+gradient G~ = [dL/dW | dL/db] = sum_i D_i x~_i' with
+
+    D_i = s'(W~ x~_i) o (U delta_i),
+
+where column k of U belongs to a basis of the space the back-propagated errors delta live in. Every
+D_i lies in the column space of G~, spanned by Q. Hence
+
+    phi(x) = min over delta of |(I - QQ') (s'(W~ x) o U delta)| / |s'(W~ x) o U delta|
+
+vanishes at the samples and, with more rows than unknowns, generically nowhere else. `evaluate`
+eliminates delta exactly (a generalised eigenvalue problem per candidate); `step` is the
+Gauss-Newton step of what remains, by conjugate gradients, for many candidates at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from attacks.tensor.activation import Slope
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything known at N candidates; the first axis of every field is the candidate.
+
+    Attributes
+    ----------
+    phi : Tensor of shape (N,)
+        The equation's residual.
+    delta : Tensor of shape (N, K)
+        The best error vector, scaled so that `column` has norm one.
+    column : Tensor of shape (N, m)
+        s'(z) o (U delta).
+    residual : Tensor of shape (N, m)
+        (I - QQ') column.
+    tangent : Tensor of shape (N, m)
+        s''(z) o (U delta): how `column` moves with z.
+    freedom : Tensor of shape (N, K - 1, m)
+        Orthonormal directions in which a change of delta moves the residual.
+    runner_up : Tensor of shape (N,)
+        phi of the second best error vector; if it vanishes too, delta is not unique.
+    """
+
+    phi: Tensor
+    delta: Tensor
+    column: Tensor
+    residual: Tensor
+    tangent: Tensor
+    freedom: Tensor
+    runner_up: Tensor
+
+    def select(self, rows: Tensor) -> State:
+        """The state of some of the candidates."""
+        return State(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def replaced(self, other: State, where: Tensor) -> State:
+        """Copy with the candidates marked in a (N,) mask taken from another."""
+
+        def merge(old: Tensor, new: Tensor) -> Tensor:
+            return torch.where(where.view(-1, *[1] * (old.dim() - 1)), new, old)
+
+        return State(*(merge(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+class SampleEquation:
+    """phi over an affine search space, for one gradient.
+
+    Parameters
+    ----------
+    Q : Tensor of shape (m, B)
+        Orthonormal basis of the gradient's column space.
+    U : Tensor of shape (m, K)
+        Orthonormal basis of the second layer's transposed weight, restricted to the delta space.
+    W : Tensor of shape (m, k)
+        First layer's weights in the coordinates of the search space.
+    last : Tensor of shape (k,), optional
+        Candidates satisfy ``last @ x == 1`` (the bias' coordinate). None without biases.
+    dtype : torch.dtype, default float64
+        Precision of all the work.
+    """
+
+    def __init__(
+        self,
+        Q: Tensor,
+        U: Tensor,
+        W: Tensor,
+        last: Tensor | None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.dtype = dtype
+        self.Q = Q.to(dtype)
+        self.Ut = U.T.to(dtype).contiguous()
+        self.W = W.to(dtype)
+        if last is None:
+            self.directions = torch.eye(W.shape[1], dtype=dtype, device=W.device)
+        else:
+            self.directions = _complement(last).to(dtype)
+        self.Wn = self.W @ self.directions
+
+    def evaluate(self, X: Tensor, slope: Slope) -> State:
+        """Eliminate delta at candidates X of shape (N, k)."""
+        first, second = slope(X.to(self.dtype) @ self.W.T)
+        features = first[:, None, :] * self.Ut  # (N, K, m)
+        off = features - (features @ self.Q) @ self.Q.T
+        values, vectors = generalised_eigh(_gram(off), _gram(features))
+        vectors = vectors.to(self.dtype)
+        delta = vectors[:, :, 0]
+        column = torch.einsum("nk,nkm->nm", delta, features)
+        size = column.norm(dim=1).clamp_min(torch.finfo(self.dtype).tiny)[:, None]
+        delta, column = delta / size, column / size
+        residual = torch.einsum("nk,nkm->nm", delta, off)
+        freedom = vectors[:, :, 1:].transpose(1, 2) @ off
+        others = values[:, 1:].sqrt().to(self.dtype)
+        freedom = freedom / others.clamp_min(1e-6)[:, :, None]
+        runner_up = others[:, 0] if others.shape[1] else torch.ones_like(others.sum(1))
+        phi = torch.nan_to_num(residual.norm(dim=1), nan=1.0)
+        tangent = second * (delta @ self.Ut)
+        return State(phi, delta, column, residual, tangent, freedom, runner_up)
+
+    def step(self, state: State, damping: Tensor, iterations: int, tolerance: float) -> Tensor:
+        """Damped Gauss-Newton step for every candidate.
+
+        Solves min |J p + residual|^2 + damping |diag(J'J)^(1/2) p|^2 by conjugate gradients on the
+        normal equations, where J differentiates the *normalised* residual along x with delta
+        already eliminated: J p = (I - FF')(I - QQ')(tangent o W p) - residual (v' p).
+
+        Parameters
+        ----------
+        state : State
+            Of N candidates.
+        damping : Tensor of shape (N,)
+            Levenberg-Marquardt parameters.
+        iterations : int
+            Most conjugate gradient iterations.
+        tolerance : float
+            Relative size of the normal equations' residual at which to stop.
+
+        Returns
+        -------
+        Tensor of shape (N, k)
+            Change of the candidates.
+        """
+        a, r, F = state.tangent, state.residual, state.freedom
+        v = (a * state.column) @ self.Wn
+        ridge = damping[:, None] * ((a * a) @ (self.Wn * self.Wn)) + 1e-30
+
+        def project(t: Tensor) -> Tensor:
+            t = t - (t @ self.Q) @ self.Q.T
+            return t - torch.einsum("njm,nj->nm", F, torch.einsum("njm,nm->nj", F, t))
+
+        def normal(p: Tensor) -> Tensor:
+            t = project(a * (p @ self.Wn.T)) - r * (v * p).sum(1, keepdim=True)
+            return (a * project(t)) @ self.Wn - v * (r * t).sum(1, keepdim=True) + ridge * p
+
+        downhill = v * (r * r).sum(1, keepdim=True) - (a * r) @ self.Wn
+        solution = conjugate_gradients(normal, downhill, iterations, tolerance)
+        return torch.nan_to_num(solution) @ self.directions.T
+
+
+def conjugate_gradients(
+    matvec: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int, tolerance: float
+) -> Tensor:
+    """Solve N symmetric positive definite systems at once.
+
+    Parameters
+    ----------
+    matvec : callable
+        Applies system i to row i of an (N, n) tensor.
+    rhs : Tensor of shape (N, n)
+        Right-hand sides.
+    iterations : int
+        Most iterations.
+    tolerance : float
+        Stop when every residual is below this fraction of its right-hand side.
+
+    Returns
+    -------
+    Tensor of shape (N, n)
+        Approximate solutions.
+    """
+    x = torch.zeros_like(rhs)
+    r = rhs
+    p = r
+    rr = (r * r).sum(1, keepdim=True)
+    goal = tolerance**2 * rr
+    for _ in range(iterations):
+        q = matvec(p)
+        alpha = rr / (p * q).sum(1, keepdim=True).clamp_min(1e-37)
+        x = x + alpha * p
+        r = r - alpha * q
+        fresh = (r * r).sum(1, keepdim=True)
+        if bool((fresh <= goal).all()):
+            break
+        p = r + fresh / rr.clamp_min(1e-37) * p
+        rr = fresh
+    return x
+
+
+def _complement(direction: Tensor) -> Tensor:
+    """Orthonormal basis (k, k - 1) of everything perpendicular to a vector of length k."""
+    return torch.linalg.qr(direction[:, None], mode="complete").Q[:, 1:]
+
+
+def _gram(rows: Tensor) -> Tensor:
+    rows = rows.double()
+    return rows @ rows.transpose(1, 2)
+
+
+def generalised_eigh(M: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve M v = value C v for stacks of symmetric matrices; C-orthonormal vectors, ascending.
+
+    C is regularised relative to its trace; stacks that cannot be factorised (candidates whose
+    columns vanish or overflow) come back with value one.
+    """
+    K = C.shape[-1]
+    eye = torch.eye(K, dtype=C.dtype, device=C.device)
+    broken = ~(torch.isfinite(M).all((1, 2)) & torch.isfinite(C).all((1, 2)))
+    C = torch.where(broken[:, None, None], eye, C)
+    M = torch.where(broken[:, None, None], eye, M)
+    size = C.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    L = torch.linalg.cholesky_ex(C + eye * (1e-10 * size + 1e-200))[0]
+    half = torch.linalg.solve_triangular(L, M, upper=False)
+    whitened = torch.linalg.solve_triangular(L, half.transpose(1, 2), upper=False)
+    whitened = (whitened + whitened.transpose(1, 2)) / 2
+    failed = ~torch.isfinite(whitened).all((1, 2))
+    whitened = torch.where(failed[:, None, None], eye, whitened)
+    values, vectors = torch.linalg.eigh(whitened)
+    vectors = torch.linalg.solve_triangular(L.transpose(1, 2), vectors, upper=True)
+    return values.clamp_min(0), vectors

@@ -1,0 +1,168 @@
+"""From error vectors to labels, multiplicities and the whole-batch certificate.
+
+The error delta_i = J_i' dL_i/df at the second linear layer's output belongs to one sample, so each
+sample's label is read by itself: the class whose own back-propagated error points the same way.
+How long delta_i is says which share of the mean loss the sample carries, 1/B for a single one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Loss
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the errors say about n samples.
+
+    Attributes
+    ----------
+    labels : Tensor of shape (n,) or (n, C)
+        Class indices for cross entropy; targets for squared loss, (n,) for one output.
+    shares : Tensor of shape (n,)
+        Share of the mean loss each sample carries: a multiple of 1/B.
+    agreement : Tensor of shape (n,)
+        Cosine between the error found and the one its label implies.
+    """
+
+    labels: Tensor
+    shares: Tensor
+    agreement: Tensor
+
+
+def read_labels(
+    model: nn.Module, outgoing: str, inputs: Tensor, delta: Tensor, loss: Loss, rank: int
+) -> Labels:
+    """Labels of reconstructed inputs.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A private float64 copy in evaluation mode.
+    outgoing : str
+        Name of the second linear layer.
+    inputs : Tensor of shape (n, *input_shape)
+        Reconstructed inputs.
+    delta : Tensor of shape (n, C2)
+        Errors at that layer's output, in absolute scale.
+    loss : "cross_entropy" or "mse"
+        The clients' loss.
+    rank : int
+        Number of distinct samples, taken as batch size where squared loss cannot tell.
+    """
+    output, jacobian = output_jacobian(model, outgoing, inputs)
+    if loss == "cross_entropy":
+        return _classes(output, jacobian, delta)
+    error = torch.linalg.lstsq(jacobian.transpose(1, 2), delta[:, :, None]).solution[:, :, 0]
+    targets = output - error * rank * output.shape[1] / 2
+    ones = torch.ones_like(error[:, 0])
+    return Labels(targets[:, 0] if output.shape[1] == 1 else targets, ones / rank, ones)
+
+
+def output_jacobian(model: nn.Module, outgoing: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Model output (n, C) and its derivative (n, C, C2) by the output of an inner layer."""
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        caught.append(output.detach().requires_grad_(True))
+        return caught[0]
+
+    handle = model.get_submodule(outgoing).register_forward_hook(catch)
+    try:
+        with torch.enable_grad():
+            output = model(inputs).reshape(len(inputs), -1)
+    finally:
+        handle.remove()
+    rows = [
+        torch.autograd.grad(output[:, c].sum(), caught[0], retain_graph=True)[0]
+        for c in range(output.shape[1])
+    ]
+    return output.detach(), torch.stack(rows, 1).reshape(len(inputs), output.shape[1], -1)
+
+
+def _classes(output: Tensor, jacobian: Tensor, delta: Tensor) -> Labels:
+    """The class c maximising cos(J'(softmax f - e_c), delta)."""
+    pull = torch.einsum("nc,nck->nk", torch.softmax(output, 1), jacobian)
+    errors = pull[:, None, :] - jacobian  # (n, C, C2)
+    product = torch.einsum("nck,nk->nc", errors, delta)
+    length = errors.norm(dim=2)
+    cosine = product / (length * delta.norm(dim=1, keepdim=True)).clamp_min(1e-300)
+    agreement, labels = cosine.max(1)
+    chosen = labels[:, None]
+    square = length.gather(1, chosen)[:, 0].square().clamp_min(1e-300)
+    return Labels(labels, product.gather(1, chosen)[:, 0] / square, agreement)
+
+
+def batch_size(shares: Tensor, rank: int) -> tuple[int, Tensor]:
+    """Batch size and multiplicities from the shares of a complete set of samples.
+
+    Shares are multiples of 1/B that sum to one; the smallest belongs to a single sample unless
+    every image is repeated.
+
+    Parameters
+    ----------
+    shares : Tensor of shape (n,)
+        Shares of the samples.
+    rank : int
+        What to fall back on if the shares are no multiples of anything.
+
+    Returns
+    -------
+    size : int
+    multiplicities : Tensor of shape (n,)
+    """
+    ones = torch.ones(len(shares), dtype=torch.int64, device=shares.device)
+    if len(shares) != rank or not bool((shares > 0).all()):
+        return rank, ones
+    multiples = shares / shares.min()
+    whole = multiples.round()
+    if float((multiples / whole - 1).abs().max()) > 0.05:
+        return rank, ones
+    return int(whole.sum()), whole.long()
+
+
+def replay_residual(
+    model: nn.Module,
+    gradient: dict[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    shares: Tensor,
+    loss: Loss,
+) -> float:
+    """Whole-batch certificate: how far the reconstruction's own gradient is from the observed one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A private float64 copy in evaluation mode.
+    gradient : dict from parameter name to Tensor
+        As observed.
+    inputs, labels, shares : Tensor
+        The reconstructed batch; the shares weigh the samples' losses.
+    loss : "cross_entropy" or "mse"
+        The clients' loss.
+
+    Returns
+    -------
+    float
+        Relative Euclidean norm of the difference over all parameters.
+    """
+    parameters = {k: p for k, p in model.named_parameters() if k in gradient}
+    with torch.enable_grad():
+        output = model(inputs).reshape(len(inputs), -1)
+        if loss == "cross_entropy":
+            each = nn.functional.cross_entropy(output, labels, reduction="none")
+        else:
+            each = (output - labels.reshape(output.shape)).square().mean(1)
+        total = (each * shares).sum()
+        computed = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    gap, size = 0.0, 0.0
+    for name, value in zip(parameters, computed, strict=True):
+        observed = gradient[name].double()
+        gap += float((observed if value is None else observed - value).square().sum())
+        size += float(observed.square().sum())
+    return (gap / size) ** 0.5 if size > 0 else 0.0

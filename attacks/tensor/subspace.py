@@ -1,0 +1,146 @@
+"""What linear algebra alone reads from a gradient: batch size, row space, space of the errors.
+
+The first layer's gradient G~ = [dL/dW | dL/db] = D X~ has as many singular values above its
+rounding noise as the batch has distinct samples, and its row space is their span. The second
+layer's gradient dL/dA = sum_i delta_i s(W x_i)' holds every back-propagated error delta_i in its column
+space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """Two linear layers' parameters and gradients in float64, biases appended as a last column.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (m, d + 1) or (m, d)
+        First layer's [W | b], or W alone if it has no bias.
+    gradient : Tensor of shape (m, d + 1) or (m, d)
+        Its gradient.
+    outgoing : Tensor of shape (C, m)
+        Second layer's weight A.
+    outgoing_gradient : Tensor of shape (C, m)
+        Its gradient.
+    biased : bool
+        Whether the last column is a bias.
+    precision : float
+        Unit roundoff of the dtype the gradient arrived in.
+    """
+
+    weight: Tensor
+    gradient: Tensor
+    outgoing: Tensor
+    outgoing_gradient: Tensor
+    biased: bool
+    precision: float
+
+
+@dataclass(frozen=True)
+class GradientSpace:
+    """The spaces of a `LayerGradient`.
+
+    Attributes
+    ----------
+    Q : Tensor of shape (m, B)
+        Orthonormal basis of the column space: of the columns D_i.
+    S : Tensor of shape (B,)
+        Singular values, decreasing.
+    V : Tensor of shape (d + 1, B)
+        Orthonormal basis of the row space: of the samples x~_i.
+    last : Tensor of shape (B,), optional
+        ``last @ x == 1`` for every sample in the coordinates of V. None without biases.
+    U : Tensor of shape (m, K)
+        Orthonormal basis of A' restricted to the delta space.
+    to_delta : Tensor of shape (C, K)
+        Turns coordinates with respect to U into errors: A' (to_delta c) == U c.
+    noise : float
+        Largest singular value that belongs to the noise.
+    norm : float
+        Typical Euclidean norm of x~.
+    """
+
+    Q: Tensor
+    S: Tensor
+    V: Tensor
+    last: Tensor | None
+    U: Tensor
+    to_delta: Tensor
+    noise: float
+    norm: float
+
+    @property
+    def rank(self) -> int:
+        """Number of distinct samples the gradient holds."""
+        return len(self.S)
+
+
+def gradient_space(layer: LayerGradient) -> GradientSpace:
+    """Factorise a layer's gradient.
+
+    Parameters
+    ----------
+    layer : LayerGradient
+        In float64.
+
+    Returns
+    -------
+    GradientSpace
+        With rank 0 for a vanishing gradient.
+    """
+    Q, S, Vh = torch.linalg.svd(layer.gradient, full_matrices=False)
+    rank = numerical_rank(S, layer.precision)
+    noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
+    U2, S2, _ = torch.linalg.svd(layer.outgoing_gradient, full_matrices=False)
+    errors = min(numerical_rank(S2, layer.precision), max(rank, 1))
+    U, R = torch.linalg.qr(layer.outgoing.T @ U2[:, :errors])
+    to_delta = torch.linalg.solve_triangular(R.T, U2[:, :errors].T, upper=False).T
+    V = Vh[:rank].T
+    return GradientSpace(
+        Q=Q[:, :rank].contiguous(),
+        S=S[:rank],
+        V=V,
+        last=V[-1] if layer.biased else None,
+        U=U,
+        to_delta=to_delta,
+        noise=noise,
+        norm=_typical_norm(layer),
+    )
+
+
+def numerical_rank(S: Tensor, precision: float) -> int:
+    """Number of singular values that stand above rounding noise: the largest gap in the spectrum.
+
+    Parameters
+    ----------
+    S : Tensor of shape (p,)
+        Singular values, decreasing.
+    precision : float
+        Unit roundoff of the matrix' entries.
+
+    Returns
+    -------
+    int
+        Between 0 and p.
+    """
+    if len(S) == 0 or not float(S[0]) > 0:
+        return 0
+    floor = S[0] * precision * 0.01
+    padded = torch.cat([S, floor[None]]).clamp_min(float(floor))
+    above = int((2 * precision * S[0] < S).sum())
+    gaps = padded[:-1] / padded[1:]
+    return int(gaps[: max(above, 1)].argmax()) + 1
+
+
+def _typical_norm(layer: LayerGradient) -> float:
+    """Root mean square of |x~|: dL/dW over dL/db, since the rows mix samples with random signs."""
+    if not layer.biased:
+        return 1.0
+    bias = float(layer.gradient[:, -1].norm())
+    return float(layer.gradient.norm()) / bias if bias > 0 else 1.0

@@ -1,0 +1,121 @@
+"""The exact attack on small networks: everything recovered, everything certified, nothing false."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from attacks import NotApplicable, TensorAttack
+
+ACTIVATIONS = [
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Sigmoid,
+]
+
+
+def batch_gradient(model, inputs, targets, loss="cross_entropy"):
+    """Gradient of the mean loss, named like the parameters."""
+    function = getattr(nn.functional, loss)
+    value = function(model(inputs), targets)
+    grads = torch.autograd.grad(value, list(model.parameters()))
+    return {n: g for (n, _), g in zip(model.named_parameters(), grads, strict=True)}
+
+
+def instance(activation, width=256, batch=8, size=40, seed=0, deep=()):
+    """A default-initialised network, its batch and its gradient."""
+    torch.manual_seed(seed)
+    widths = [size, width, *deep, 5]
+    layers = [nn.Flatten()]
+    for a, b in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(a, b), activation()]
+    model = nn.Sequential(*layers, nn.Linear(widths[-2], 5))
+    inputs, labels = torch.randn(batch, size), torch.randint(5, (batch,))
+    return model, batch_gradient(model, inputs, labels), inputs, labels
+
+
+def matched(found, inputs):
+    """(relative error of every true input, index of its nearest reconstruction)."""
+    distance = torch.cdist(inputs.double(), found.inputs.double())
+    return (distance / inputs.double().norm(dim=1, keepdim=True)).min(1)
+
+
+def assert_exact(found, inputs, labels):
+    error, nearest = matched(found, inputs)
+    assert error.max() < 1e-4
+    assert len(found) == len(inputs) == found.batch_size
+    assert found.certified.all()
+    assert torch.equal(found.labels[nearest], labels)
+    assert found.info["gradient_residual"] < 1e-4
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_recovers_a_batch(activation):
+    model, gradient, inputs, labels = instance(activation)
+    assert_exact(TensorAttack().run(model, gradient), inputs, labels)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_recovers_a_batch_through_a_deep_network(activation):
+    model, gradient, inputs, labels = instance(activation, deep=(32, 32))
+    assert_exact(TensorAttack().run(model, gradient), inputs, labels)
+
+
+def test_same_generator_same_result():
+    model, gradient, _, _ = instance(nn.GELU)
+    a, b = (
+        TensorAttack().run(model, gradient, generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    assert torch.equal(a.inputs, b.inputs)
+
+
+def test_leaves_model_and_global_state_alone():
+    model, gradient, _, _ = instance(nn.ReLU)
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    TensorAttack().run(model, gradient)
+    assert torch.equal(torch.rand(3), expected)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, lambda: Square()])
+def test_refuses_what_cannot_be_identified(activation):
+    model, gradient, _, _ = instance(activation)
+    with pytest.raises(NotApplicable, match="identifiable"):
+        TensorAttack().run(model, gradient)
+
+
+def test_refuses_a_single_linear_layer():
+    model = nn.Sequential(nn.Linear(4, 2))
+    gradient = batch_gradient(model, torch.randn(3, 4), torch.tensor([0, 1, 0]))
+    with pytest.raises(NotApplicable, match="Linear"):
+        TensorAttack().run(model, gradient)
+
+
+def test_a_batch_larger_than_the_layer_gives_nothing():
+    model, gradient, _, _ = instance(nn.GELU, width=16, batch=30)
+    found = TensorAttack().run(model, gradient)
+    assert len(found) == 0
+    assert found.info["reason"]
+
+
+class Square(nn.Module):
+    """Quadratic activation."""
+
+    def forward(self, z):
+        return z * z
