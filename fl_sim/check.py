@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
 import torch
 
@@ -48,13 +49,22 @@ def check_numbers(config: ScenarioConfig) -> None:
             f"clients.local_steps={clients.local_steps} needs clients.reply=weights; "
             "a gradient is the result of one step."
         )
-    for client, fault in clients.faults.items():
+    check_faults(clients.faults)
+    check_device(config.device)
+    check_grants(config.attack.knows)
+
+
+def check_faults(faults: Any) -> None:
+    """Raise `ScenarioError` unless this is nothing, or a mapping from clients to faults."""
+    if faults is None:
+        return
+    if not isinstance(faults, Mapping):
+        raise ScenarioError(f"clients.faults={faults} is not of the form {{client: fault}}.")
+    for client, fault in faults.items():
         if fault not in FAULTS:
             raise ScenarioError(
                 f"clients.faults has {fault!r} for client {client}, not one of {', '.join(FAULTS)}."
             )
-    check_device(config.device)
-    check_grants(config.attack.knows)
 
 
 def check_device(name: str) -> None:

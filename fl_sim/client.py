@@ -71,7 +71,7 @@ def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDi
     with torch_threads(config["clients"]["threads"]):
         update, loss = _update(config, federation, model, client, server_round)
         update = _defended(config, sent, update, client, server_round)
-    if fault := config["clients"]["faults"].get(client):
+    if fault := (config["clients"]["faults"] or {}).get(client):
         update = FAULTS[fault](update)
     metrics = {
         "num-examples": config["clients"]["batch_size"] * config["clients"]["local_steps"],

@@ -62,7 +62,7 @@ class ClientsConfig:
     reply: Reply = Reply.weights
     local_steps: int = 1
     lr: float = 0.1
-    faults: dict[int, str] = field(default_factory=dict)  # client: raise, nan or shape
+    faults: Any = None  # {client: raise, nan or shape}, see fl_sim.faults
     threads: int = 1  # of one client's training; 1 gives the same bits on every backend
 
 

@@ -61,14 +61,13 @@ def local_sgd(
     list of float
         The loss before each step.
     """
-    optimizer = torch.optim.SGD([p for _, p in _trainable(model)], lr=lr)
     losses = []
     for x, y in zip(inputs, targets, strict=True):
-        optimizer.zero_grad()
-        value = LOSSES[loss](model(x), y)
-        value.backward()
-        optimizer.step()
-        losses.append(float(value.detach()))
+        gradient, value = local_gradient(model, x, y, loss)
+        losses.append(value)
+        with torch.no_grad():
+            for name, parameter in _trainable(model):
+                parameter -= lr * gradient[name]
     return losses
 
 
