@@ -9,6 +9,8 @@ from typing import Any
 import hydra.utils
 from omegaconf import OmegaConf
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
 
 def instantiate(config: Mapping[str, Any], **given: Any) -> Any:
     """Call the class or function that `config._target_` names.
@@ -32,10 +34,11 @@ def instantiate(config: Mapping[str, Any], **given: Any) -> Any:
     settings.pop("name", None)
     if not (target := settings.get("_target_")):
         raise ValueError(f"A configuration lacks _target_: {settings}.")
-    known = inspect.signature(hydra.utils.get_object(target)).parameters.values()
-    allowed = [p.name for p in known if p.kind is not p.VAR_KEYWORD and p.name not in given]
+    parameters = inspect.signature(hydra.utils.get_object(target)).parameters.values()
+    allowed = [p.name for p in parameters if p.kind in _NAMED and p.name not in given]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     unknown = [k for k in settings if not k.startswith("_") and k not in allowed]
-    if unknown and len(allowed) + len(given) >= len(known):
+    if unknown and not open_ended:
         raise ValueError(
             f"{target} has no setting {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(allowed) or 'none'}."

@@ -73,9 +73,7 @@ class Pools:
             )
 
 
-def dirichlet_counts(
-    size: int, stock: Indices, alpha: float, rng: np.random.Generator
-) -> Indices:
+def dirichlet_counts(size: int, stock: Indices, alpha: float, rng: np.random.Generator) -> Indices:
     """Number of images of each class for a client whose class mixture is Dirichlet(alpha).
 
     The mixture q ~ Dir(alpha, ..., alpha) and the counts ~ Multinomial(size, q), as in Hsu, Qi and
