@@ -48,7 +48,7 @@ def batch_indices(
     if size > len(share):
         raise ValueError(
             f"Client {client} holds {len(share)} images, fewer than clients.batch_size={size}; "
-            f"data.samples_per_client={2 * size} lets clients draw overlapping samples."
+            f"lower it, or set data.samples_per_client to let clients draw overlapping samples."
         )
     generator = torch_generator(seed, Stream.BATCHES, client, round)
     per_pass = len(share) // size

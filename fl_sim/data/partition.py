@@ -91,14 +91,13 @@ def _split(labels: _Labels, scheme: str, skew: Skew, count: int, seed: int) -> l
     if count > images:
         raise ValueError(
             f"clients.count={count} clients cannot share {images} images; "
-            f"data.samples_per_client=64 lets clients draw overlapping samples."
+            f"set data.samples_per_client to let clients draw overlapping samples."
         )
     rng = numpy_generator(seed, Stream.PARTITION)
     shares = SPLITS[scheme](_pools(labels), skew, count, rng)
     if empty := [k for k, indices in enumerate(shares) if not len(indices)]:
         raise ValueError(
-            f"data.partition={scheme} leaves client {empty[0]} and {len(empty) - 1} other clients "
-            f"of {count} without images; data.samples_per_client=64 lets clients draw overlapping "
-            f"samples."
+            f"data.partition={scheme} leaves {len(empty)} of clients.count={count} clients without "
+            f"images; set data.samples_per_client to let clients draw overlapping samples."
         )
     return [torch.from_numpy(indices) for indices in shares]

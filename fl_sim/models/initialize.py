@@ -21,7 +21,8 @@ def initialize(model: nn.Module, init: str) -> None:
         "default": as PyTorch made them, uniform in +-1 / sqrt(fan_in); "kaiming_normal":
         weights N(0, 2 / fan_in), biases 0 (He et al. 2015); "xavier_normal": weights
         N(0, 2 / (fan_in + fan_out)), biases 0 (Glorot and Bengio 2010); "normal": weights
-        N(0, 1 / fan_in), biases N(0, 1).
+        N(0, 1 / fan_in), biases N(0, 1); "trunc_normal": weights N(0, 0.02^2) within two standard
+        deviations, biases 0, as is customary for vision transformers.
 
     Raises
     ------
@@ -56,6 +57,11 @@ def _normal(layer: Layer) -> None:
         nn.init.normal_(layer.bias)
 
 
+def _trunc_normal(layer: Layer) -> None:
+    nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
+    _zero_bias(layer)
+
+
 def _zero_bias(layer: Layer) -> None:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -66,4 +72,5 @@ INITS: dict[str, Callable[[Layer], None]] = {
     "kaiming_normal": _kaiming_normal,
     "xavier_normal": _xavier_normal,
     "normal": _normal,
+    "trunc_normal": _trunc_normal,
 }
