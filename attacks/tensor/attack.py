@@ -115,7 +115,7 @@ def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
         outgoing=outgoing.weight.detach().double(),
         outgoing_gradient=problem.gradient[f"{pair.outgoing}.weight"].double(),
         biased=bias is not None,
-        precision=torch.finfo(arrived.dtype).eps / 2,
+        precision=max(torch.finfo(t).eps for t in (arrived.dtype, hidden.weight.dtype)) / 2,
     )
 
 

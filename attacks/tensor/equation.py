@@ -129,7 +129,10 @@ class SampleEquation:
 
         Solves min |J p + residual|^2 + damping |diag(J'J)^(1/2) p|^2 by conjugate gradients on the
         normal equations, where J differentiates the *normalised* residual along x with delta
-        already eliminated: J p = (I - FF')(I - QQ')(tangent o W p) - residual (v' p).
+        already eliminated: with T = diag(tangent) W, P = I - QQ', F the freedom of delta and
+        v = T' column,
+
+            J'J = T'PT - (T'F)(T'F)' - (T'r) v' - v (T'r)' + phi^2 v v'.
 
         Parameters
         ----------
@@ -147,20 +150,22 @@ class SampleEquation:
         Tensor of shape (N, k)
             Change of the candidates.
         """
-        a, r, F = state.tangent, state.residual, state.freedom
+        a, r = state.tangent, state.residual
         v = (a * state.column) @ self.Wn
+        pull = (a * r) @ self.Wn
+        shared = (a[:, None, :] * state.freedom) @ self.Wn  # (N, K - 1, n)
+        squared = (r * r).sum(1, keepdim=True)
         ridge = damping[:, None] * ((a * a) @ (self.Wn * self.Wn)) + 1e-30
 
-        def project(t: Tensor) -> Tensor:
-            t = t - (t @ self.Q) @ self.Q.T
-            return t - torch.einsum("njm,nj->nm", F, torch.einsum("njm,nm->nj", F, t))
-
         def normal(p: Tensor) -> Tensor:
-            t = project(a * (p @ self.Wn.T)) - r * (v * p).sum(1, keepdim=True)
-            return (a * project(t)) @ self.Wn - v * (r * t).sum(1, keepdim=True) + ridge * p
+            t = a * (p @ self.Wn.T)
+            t = t - (t @ self.Q) @ self.Q.T
+            along = (v * p).sum(1, keepdim=True)
+            rest = (squared * along - (pull * p).sum(1, keepdim=True)) * v - along * pull
+            freed = ((shared @ p[:, :, None]).transpose(1, 2) @ shared)[:, 0]
+            return (a * t) @ self.Wn + rest - freed + ridge * p
 
-        downhill = v * (r * r).sum(1, keepdim=True) - (a * r) @ self.Wn
-        solution = conjugate_gradients(normal, downhill, iterations, tolerance)
+        solution = conjugate_gradients(normal, squared * v - pull, iterations, tolerance)
         return torch.nan_to_num(solution) @ self.directions.T
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from attacks.tensor.equation import generalised_eigh
 
+CUT = 6.0
+
 
 @dataclass(frozen=True)
 class GateFit:
@@ -43,7 +45,7 @@ class GateFit:
 def distrust_near_kinks(z: Tensor, kinks: Tensor, width: float = 0.1) -> Tensor:
     """Weights in [0, 1] for pre-activations: small within `width` standard deviations of a kink."""
     near = (z[..., None] - kinks.to(z)).abs().amin(-1)
-    return 1 - torch.exp(-((near / (width * z.std())) ** 2))
+    return (near > width * z.std()).to(z)
 
 
 def fit_gates(
@@ -122,10 +124,10 @@ def _fit(
         going = ~((phi < arrived) & (fresh == gates).all(1))
         if not bool(going.any()):
             break
-        scale = 3 * misfit.median(dim=1, keepdim=True).values + 1e-9 * error.abs().mean(
+        scale = CUT * misfit.median(dim=1, keepdim=True).values + 1e-9 * error.abs().mean(
             1, keepdim=True
         )
-        weights = (1 / (1 + (misfit / scale) ** 2))[going]
+        weights = (misfit <= scale).to(misfit)[going]
         open_, gates = open_[going], fresh[going]
     return best
 
@@ -149,9 +151,11 @@ def weighted_null_vectors(
     delta : Tensor of shape (N, K)
     """
     N, B = len(gates), Q.shape[1]
-    QQ = torch.empty(N, B, B, dtype=Q.dtype, device=Q.device)
-    for i in range(N):
-        QQ[i] = Q.T @ (weights[i][:, None] * Q)
+    QQ = torch.eye(B, dtype=Q.dtype, device=Q.device).repeat(N, 1, 1)
+    for i in range(N):  # Q is orthonormal, so only what the distrusted rows lack has to be taken off
+        doubted = torch.nonzero(weights[i] < 1)[:, 0]
+        rows = Q[doubted]
+        QQ[i] -= rows.T @ ((1 - weights[i][doubted])[:, None] * rows)
     features = gates[:, None, :] * U.T  # (N, K, m)
     weighted = weights[:, None, :] * features
     QF = (weighted @ Q).transpose(1, 2)  # (N, B, K)

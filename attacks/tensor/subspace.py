@@ -31,7 +31,8 @@ class LayerGradient:
     biased : bool
         Whether the last column is a bias.
     precision : float
-        Unit roundoff of the dtype the gradient arrived in.
+        Unit roundoff of the dtype the client computed in: the coarser of the gradient's (weights
+        that were sent back may have become one in float64) and the model's.
     """
 
     weight: Tensor
