@@ -42,7 +42,7 @@ def error(value: float | None) -> str:
     if value is None:
         return NOTHING
     if value == 0 or 0.01 <= value < 1000:
-        return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+        return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
     digits, exponent = f"{value:.1e}".split("e")
     return f"{digits}e{int(exponent)}"
 
@@ -63,3 +63,8 @@ def seconds(value: float | None) -> str:
 def listing(words: list[str]) -> str:
     """Return "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def number(value: float | None) -> str:
+    """Return a mean of counts: "3", "0.67"."""
+    return NOTHING if value is None else f"{value:.2f}".rstrip("0").rstrip(".")

@@ -61,7 +61,7 @@ def judge(results: Results) -> Verdict:
     total = sum(row.batch_size or 0 for row in results.attacks)
     read = sum(row.recovered for row in results.attacks)
     close = sum(_close(row) for row in results.attacks)
-    notes = [*_false_certificates(results), *_ending(results), *_failures(results)]
+    notes = [*_false_certificates([results]), *_ending(results), *_failures(results)]
     if not total:
         return Verdict("open", 0, 0, _without_images(results), notes)
     if read == total:
@@ -109,8 +109,8 @@ def _close(row: AttackRow) -> int:
     )
 
 
-def _false_certificates(results: Results) -> list[Note]:
-    false = sum(row.false_certificates for row in results.attacks)
+def _false_certificates(runs: list[Results]) -> list[Note]:
+    false = sum(row.false_certificates for results in runs for row in results.attacks)
     if not false:
         return []
     told = f"{plural(false, 'certificate')} {_are(false)} false"
@@ -149,3 +149,43 @@ def _failures(results: Results) -> list[Note]:
         told = FAILURES.get(kind, f"ended as {kind!r}.")
         notes.append(Note("warning", f"{number:,} of {attacks} {told}{reason}".rstrip()))
     return notes
+
+
+def judge_sweep(known: list[Results], runs: int) -> Verdict:
+    """Return the verdict over many runs.
+
+    Parameters
+    ----------
+    known : list of Results
+        Of the runs that have any.
+    runs : int
+        All runs, with those that have none.
+    """
+    verdicts = [judge(results) for results in known]
+    read, total = (sum(getattr(v, name) for v in verdicts) for name in ("read", "total"))
+    false = sum(row.false_certificates for results in known for row in results.attacks)
+    leaking = sum(v.read > 0 for v in verdicts)
+    notes = _false_certificates(known)
+    whole = sum(results.status == "complete" for results in known)
+    if whole < runs:
+        notes.append(
+            Note("warning", f"{runs - whole:,} of {plural(runs, 'run')} did not complete.")
+        )
+    if not total:
+        return Verdict(
+            "open", 0, 0, f"{plural(runs, 'run')}, in which no image was attacked.", notes
+        )
+    images = f"{read:,} of {plural(total, 'private image')}"
+    headline = (
+        f"In {leaking:,} of {plural(runs, 'run')} the server read private images exactly: {images}"
+    )
+    if not read:
+        headline = (
+            f"In {plural(runs, 'run')} the server read none of {total:,} private images exactly"
+        )
+    close = any(v.tone == "partial" for v in verdicts)
+    tone: Tone = "leak" if read == total else "partial" if read or close else "safe"
+    ending = (
+        f", with {plural(false, 'false certificate')}." if false else ", with no false certificate."
+    )
+    return Verdict(tone, read, total, headline + ending, notes)

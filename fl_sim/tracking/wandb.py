@@ -180,7 +180,7 @@ class WandbTracker:
 
         columns: list[str | int] = [f.name for f in fields(AttackRow)]
         rows = [[_scalar(getattr(row, str(c))) for c in columns] for row in results.attacks]
-        self._run.log({"attacks": wandb.Table(columns=columns, data=rows)})
+        self._run.log({"attack/table": wandb.Table(columns=columns, data=rows)})
 
 
 def sweep_of(folder: Path) -> str | None:
