@@ -6,8 +6,9 @@
 Each page is opened light and dark, at desktop and phone width, and once without JavaScript. It
 fails on a console message, an exception, a request other than for the file itself or data:, a
 picture that did not decode, text with too little contrast, a page wider than the phone, and a
-control of the page that raises when used. Screenshots land in FOLDER. Speaks Chromium's DevTools
-protocol over a pipe, so nothing but Chromium and Python's standard library is needed.
+control that raises when used or does not restore what it changed when put back. Screenshots land
+in FOLDER. Speaks Chromium's DevTools protocol over a pipe, so nothing but Chromium and Python's
+standard library is needed.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ FACTS = """(() => {
     images: images.length,
     wide: document.documentElement.scrollWidth - window.innerWidth,
     headings: document.querySelectorAll("h1").length,
+    stable: [...document.querySelectorAll("[data-stable]")].map(n => n.innerText).join(),
   };
 })()"""
 
@@ -101,14 +103,13 @@ CONTRAST = """(() => {
 EXERCISE = """(() => {
   let used = 0;
   document.querySelectorAll("details").forEach(d => { d.open = true; used++; });
-  document.querySelectorAll("select").forEach(s => {
-    const before = s.value;
-    for (const option of [...s.options]) {
-      if (option.disabled) continue;
-      s.value = option.value; s.dispatchEvent(new Event("change", { bubbles: true })); used++;
-    }
-    s.value = before; s.dispatchEvent(new Event("change", { bubbles: true }));
-  });
+  const choices = [...document.querySelectorAll("select")].map(s => [s, s.value]);
+  const choose = s => s.dispatchEvent(new Event("change", { bubbles: true }));
+  for (const [s] of choices) {
+    for (const option of [...s.options]) { s.value = option.value; choose(s); used++; }
+  }
+  for (const [s, before] of choices) s.value = before;
+  choices.forEach(([s]) => choose(s));
   document.querySelectorAll("button").forEach(b => { b.click(); b.click(); used++; });
   return used;
 })()"""
@@ -203,13 +204,17 @@ def view(browser: Browser, page: Path, theme: str, size: tuple[int, int], out: P
     browser.events.clear()
     browser.call("Page.navigate", tab, url=page.resolve().as_uri())
     browser.wait("Page.loadEventFired", tab)
-    wrong = facts_wrong(evaluate(browser, tab, FACTS), size)
+    facts = evaluate(browser, tab, FACTS)
+    wrong = facts_wrong(facts, size)
     wrong += [f"poor contrast {p}" for p in evaluate(browser, tab, CONTRAST)]
     if out:
         screenshot(browser, tab, width, out)
     if script:
         evaluate(browser, tab, EXERCISE)
-        later = facts_wrong(evaluate(browser, tab, FACTS), size)
+        used = evaluate(browser, tab, FACTS)
+        later = facts_wrong(used, size)
+        if used["stable"] != facts["stable"]:
+            later.append("the script draws other than the page was written")
         later += [f"poor contrast {p}" for p in evaluate(browser, tab, CONTRAST)]
         wrong += [f"after use: {w}" for w in later if w not in wrong]
     wrong += events_wrong(browser.events, tab, page)

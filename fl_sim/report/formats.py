@@ -51,6 +51,8 @@ def seconds(value: float | None) -> str:
     """Return a duration: "0.42 s", "8.4 s", "3 min 05 s", "2 h 10 min"."""
     if value is None:
         return NOTHING
+    if value == 0:
+        return "0 s"
     if value < 59.95:
         return f"{value:.2f} s" if value < 0.995 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)

@@ -14,7 +14,7 @@ from typing import Any
 
 from fl_sim.records import Results
 from fl_sim.report import formats
-from fl_sim.report.runs import Axis, Run
+from fl_sim.report.runs import Axis, Run, place
 
 LEVELS = 10
 """Colours run from level 0 to this one; the page's style knows how each looks."""
@@ -120,8 +120,8 @@ class SweepData:
     metrics : list of Metric
         Those that at least one run has.
     runs : list of dict
-        Per run `at` (its place on each axis, None where the key is absent), `values` (one per
-        metric), and `link` (its report, relative).
+        Per run `at` (its place on each axis), `values` (one per metric), and `link` (its report,
+        relative).
     """
 
     axes: list[Axis]
@@ -149,17 +149,13 @@ def sweep_data(runs: list[Run], axes: list[Axis]) -> SweepData:
     used = [k for k in range(len(METRICS)) if any(row[k] is not None for row in figures)]
     entries = [
         {
-            "at": [_place(axis, run) for axis in axes],
+            "at": [place(axis, run) for axis in axes],
             "values": [row[k] for k in used],
             "link": run.link,
         }
         for (run, _), row in zip(known, figures, strict=True)
     ]
     return SweepData(axes, [METRICS[k] for k in used], entries)
-
-
-def _place(axis: Axis, run: Run) -> int | None:
-    return axis.values.index(run.keys[axis.key]) if axis.key in run.keys else None
 
 
 def first_choice(axes: list[Axis]) -> tuple[int, int | None]:

@@ -142,6 +142,11 @@ def _implied(key: str, known: list[dict[str, str]]) -> bool:
     return len(pairs) == len({first for first, _ in pairs})
 
 
+def place(axis: Axis, run: Run) -> int:
+    """Return which of an axis' values a run has, one beyond the last where it has none."""
+    return axis.values.index(run.keys[axis.key]) if axis.key in run.keys else len(axis.values)
+
+
 def _ordered(values: list[str]) -> list[str]:
     distinct = list(dict.fromkeys(values))
     try:

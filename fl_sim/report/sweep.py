@@ -16,7 +16,16 @@ from fl_sim.report.formats import plural
 from fl_sim.report.heatmap import first_choice, heat_map, sweep_data
 from fl_sim.report.page import load_gallery, write_report
 from fl_sim.report.render import write_page
-from fl_sim.report.runs import ABSENT, Axis, Run, find_runs, in_words, shared_keys, swept_axes
+from fl_sim.report.runs import (
+    ABSENT,
+    Axis,
+    Run,
+    find_runs,
+    in_words,
+    place,
+    shared_keys,
+    swept_axes,
+)
 from fl_sim.report.verdict import Verdict, judge_sweep
 
 SWEEP_PAGE = "sweep.html"
@@ -78,6 +87,7 @@ def write_sweep_report(folder: Path) -> Path:
     for run in runs:
         _refresh(run)
     axes = swept_axes(runs)
+    runs.sort(key=lambda run: [place(axis, run) for axis in axes])
     _write_table(folder / SWEEP_TABLE, runs, axes)
     return _write_page(folder, runs, axes)
 

@@ -166,26 +166,17 @@ def judge_sweep(known: list[Results], runs: int) -> Verdict:
     false = sum(row.false_certificates for results in known for row in results.attacks)
     leaking = sum(v.read > 0 for v in verdicts)
     notes = _false_certificates(known)
-    whole = sum(results.status == "complete" for results in known)
-    if whole < runs:
-        notes.append(
-            Note("warning", f"{runs - whole:,} of {plural(runs, 'run')} did not complete.")
-        )
+    if lost := runs - sum(results.status == "complete" for results in known):
+        notes.append(Note("warning", f"{lost:,} of {plural(runs, 'run')} did not complete."))
+    all_runs = plural(runs, "run")
     if not total:
-        return Verdict(
-            "open", 0, 0, f"{plural(runs, 'run')}, in which no image was attacked.", notes
-        )
-    images = f"{read:,} of {plural(total, 'private image')}"
-    headline = (
-        f"In {leaking:,} of {plural(runs, 'run')} the server read private images exactly: {images}"
-    )
-    if not read:
-        headline = (
-            f"In {plural(runs, 'run')} the server read none of {total:,} private images exactly"
-        )
+        return Verdict("open", 0, 0, f"{all_runs}, in which no image was attacked.", notes)
+    if read:
+        told = f"In {leaking:,} of {all_runs} the server read private images exactly"
+        told = f"{told}, {read:,} of {total:,} in all"
+    else:
+        told = f"In {all_runs} the server read none of {total:,} private images exactly"
     close = any(v.tone == "partial" for v in verdicts)
     tone: Tone = "leak" if read == total else "partial" if read or close else "safe"
-    ending = (
-        f", with {plural(false, 'false certificate')}." if false else ", with no false certificate."
-    )
-    return Verdict(tone, read, total, headline + ending, notes)
+    ending = f"with {plural(false, 'false certificate')}" if false else "with no false certificate"
+    return Verdict(tone, read, total, f"{told}, {ending}.", notes)

@@ -18,6 +18,7 @@ if (source) {
       return digits + "e" + Number(exponent);
     },
     seconds: v => {
+      if (v === 0) return "0 s";
       if (v < 59.95) return v < 0.995 ? v.toFixed(2) + " s" : v.toFixed(1) + " s";
       const whole = Math.round(v), pad = n => String(n).padStart(2, "0");
       const minutes = Math.floor(whole / 60);
