@@ -61,7 +61,7 @@ def check_faults(faults: Any) -> None:
     if not isinstance(faults, Mapping):
         raise ScenarioError(f"clients.faults={faults} is not of the form {{client: fault}}.")
     for client, fault in faults.items():
-        if fault not in FAULTS:
+        if str(fault) not in FAULTS:  # YAML reads nan as a number
             raise ScenarioError(
                 f"clients.faults has {fault!r} for client {client}, not one of {', '.join(FAULTS)}."
             )

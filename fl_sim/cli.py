@@ -1,13 +1,14 @@
 """The command line: `fl-sim` runs one scenario, `fl-sim -m` a sweep.
 
 Exit status: 0 the scenario ran; 1 a failure; 2 a bad override; 130 stopped by the user. A failure
-is one plain sentence on stderr; HYDRA_FULL_ERROR=1 shows the whole traceback.
+is one plain sentence on stderr; FL_SIM_TRACEBACK=1 shows the whole traceback.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from fl_sim.errors import RunError, ScenarioError
 from fl_sim.sweep import finished_before, job_folder, name_sweep
 
 FAILED, BAD_OVERRIDE, STOPPED = 1, 2, 130
+
+TRACEBACK = "FL_SIM_TRACEBACK"
+"""Environment variable that lets errors through as they are."""
 
 
 def config_folder() -> Path:
@@ -41,7 +45,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run the command line and return its exit status."""
-    traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own exit
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -54,29 +57,23 @@ def run(argv: list[str]) -> int:
         statuses.append(run_job(config))
 
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
-            job
-        )()
+        start = hydra.main(
+            version_base="1.3", config_path=str(config_folder()), config_name="config"
+        )
+        start(job)()
     except KeyboardInterrupt:
         return _fail("Stopped by the user; what was finished is kept.", STOPPED)
-    except (ScenarioError, HydraException, OmegaConfBaseException) as error:
-        if traceback:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if os.environ.get(TRACEBACK):
             raise
         return _fail(plain_sentence(error), BAD_OVERRIDE)
-    except RunError as error:
-        if traceback:
-            raise
-        return _fail(f"The run failed: {error}", FAILED)
     return max(statuses, default=0)
 
 
 def run_job(config: ScenarioConfig) -> int:
-    """Run one job of a single run or of a sweep.
+    """Run one job, a single run or one of a sweep, and return its exit status.
 
-    Returns
-    -------
-    int
-        0, or 1 for a job of a sweep that failed: the others go on. A single run raises instead.
+    A failing job of a sweep is recorded in its folder, and the others go on.
     """
     quiet_libraries()
     from fl_sim.display import Display
@@ -86,43 +83,57 @@ def run_job(config: ScenarioConfig) -> int:
 
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
-    if context.mode != RunMode.MULTIRUN:
-        run_scenario(config, folder, Display())
-        return 0
-    title = f"{SweepCallback.next_title()} {' '.join(context.overrides.task)}:"
-    display = Display(brief=True, title=title)
-    if config.sweep.resume and (results := finished_before(folder, plain(config))) is not None:
-        display.skipped(results)
+    sweeping = context.mode == RunMode.MULTIRUN
+    title = ""
+    if sweeping:
+        title = f"{SweepCallback.next_title()} {' '.join(context.overrides.task)}: "
+    display = Display(brief=sweeping, title=title)
+    if sweeping and config.sweep.resume and (done := finished_before(folder, plain(config))):
+        display.skipped(done)
         return 0
     try:
         run_scenario(config, folder, display)
-    except ScenarioError as error:
-        Results(plain(config), status="failed", message=str(error)).save(folder)
-        return _fail(f"{title} {error}", FAILED)
-    except RunError as error:
-        return _fail(f"{title} {error}", FAILED)
+    except (ScenarioError, RunError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        if isinstance(error, RunError):
+            return _fail(f"{title}The run failed: {error}", FAILED)
+        if sweeping:
+            Results(plain(config), status="failed", message=str(error)).save(folder)
+        return _fail(f"{title}{error}", FAILED if sweeping else BAD_OVERRIDE)
     return 0
 
 
 def plain_sentence(error: Exception) -> str:
     """Boil an error of Hydra or omegaconf down to what the user has to change."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
+    if unknown := re.match(r"Could not override '(.*)'", lines[0] if lines else ""):
+        return f"{unknown[1]!r} is not a key of this scenario; `fl-sim --help` lists them all."
+    if lines and lines[0].startswith("Error merging override") and error.__cause__ is not None:
+        lines = [lines[0].replace("Error merging override ", ""), *_head(error.__cause__)]
     heads = [i for i, line in enumerate(lines) if line.startswith("Available options in")]
     if heads:
         options = ", ".join(lines[heads[0] + 1 :])
         lines = [*lines[: heads[0]], f"{lines[heads[0]]} {options}"]
-    return ". ".join(line.rstrip(".") for line in lines) + "."
+    return ": ".join(line.rstrip(".:") for line in lines) + "."
+
+
+def _head(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()][:1]
 
 
 def quiet_libraries() -> None:
     """Keep other libraries' progress lines off the terminal; warnings stay."""
+    import flwr.supercore  # noqa: F401 - sets its handlers up when imported
+
     flower = logging.getLogger("flwr")
     flower.handlers.clear()
     flower.setLevel(logging.ERROR)
     flower.propagate = False
+    logging.getLogger("strategies").setLevel(logging.ERROR)  # what it warns of is in the rows
 
 
 def _fail(sentence: str, status: int) -> int:

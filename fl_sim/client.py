@@ -72,7 +72,7 @@ def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDi
         update, loss = _update(config, federation, model, client, server_round)
         update = _defended(config, sent, update, client, server_round)
     if fault := (config["clients"]["faults"] or {}).get(client):
-        update = FAULTS[fault](update)
+        update = FAULTS[str(fault)](update)
     metrics = {
         "num-examples": config["clients"]["batch_size"] * config["clients"]["local_steps"],
         "train-loss": loss,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -59,6 +60,7 @@ class Display:
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
         )
         total = config.rounds * (config.clients.per_round + 1)
         self._task = self._progress.add_task(f"round 1 of {config.rounds}", total=total)
@@ -82,7 +84,9 @@ class Display:
             self._progress.stop()
         verdict = judge(results)
         if self.brief:
-            self.console.print(f"{self.title} {verdict.headline} {results.wall_seconds:.1f} s.")
+            self.console.print(
+                f"{self.title}{verdict.headline} {results.wall_seconds:.1f} s.", soft_wrap=True
+            )
             return
         if results.attacks:
             self.console.print(attack_table(results))
@@ -96,37 +100,33 @@ class Display:
 
     def skipped(self, results: Results) -> None:
         """Print that a job had been done before."""
-        self.console.print(f"{self.title} {judge(results).headline} Done before.")
+        self.console.print(f"{self.title}{judge(results).headline} Done before.", soft_wrap=True)
 
 
 def attack_table(results: Results) -> Table:
-    """Return the rows of a run as a table for the terminal."""
-    table = Table(title_justify="left", caption_justify="left")
-    columns = ("round", "client", "batch", "estimated", "recovered", "certified", "false", "labels")
-    for name in (*columns, "PSNR (dB)", "max error", "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
+    """Return the rows of a run as a table for the terminal, 80 columns wide if all went well."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, caption_justify="left")
+    for name in ("round", "client", "read", "certified", "false", "labels", "PSNR", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    if any(row.status != "ok" for row in results.attacks):
+        table.add_column("status")
     for row in results.attacks[:MAX_ROWS]:
         psnr = [v for v in row.psnr if v is not None]
         errors = [v for v in row.relative_error if v is not None]
-        table.add_row(
+        cells = (
             str(row.round),
             str(row.client),
-            _text(row.batch_size),
-            _text(row.estimated_batch_size),
-            str(row.recovered),
+            f"{row.recovered} of {row.batch_size}",
             str(row.certified),
             str(row.false_certificates),
             "-" if row.label_accuracy is None else f"{row.label_accuracy:.0%}",
-            f"{median(psnr):.1f}" if psnr else "-",
-            f"{max(errors):.1e}" if errors else "-",
-            f"{row.seconds:.2f}",
-            row.status if row.status == "ok" else f"{row.status}: {row.message}",
+            f"{median(psnr):.0f} dB" if psnr else "-",
+            f"{max(errors):.0e}" if errors else "-",
+            f"{row.seconds:.1f} s",
         )
+        status = [row.status.replace("_", " ")]
+        table.add_row(*cells, *(status if len(table.columns) > len(cells) else []))
     if (more := len(results.attacks) - MAX_ROWS) > 0:
         table.caption = f"and {more} more rows in results.json"
     return table
-
-
-def _text(value: int | None) -> str:
-    return "-" if value is None else str(value)

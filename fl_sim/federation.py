@@ -53,7 +53,7 @@ class Federation:
 
     def __init__(self, config: ScenarioConfig) -> None:
         self.config = config
-        self.data: ImageData = load_data(config.data)
+        self.data: ImageData = load_data(config.data)  # type: ignore[arg-type]
 
     def indices(self, client: int) -> Tensor:
         """Return the positions in the training set of the images a client holds, shape (n,)."""

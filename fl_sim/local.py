@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-LOSSES = {"cross_entropy": nn.functional.cross_entropy, "mse": nn.functional.mse_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": nn.functional.cross_entropy,
+    "mse": nn.functional.mse_loss,
+}
+"""Every loss takes outputs and targets and is reduced to the mean."""
 
 Tensors = dict[str, Tensor]
 
@@ -67,7 +71,7 @@ def local_sgd(
         losses.append(value)
         with torch.no_grad():
             for name, parameter in _trainable(model):
-                parameter -= lr * gradient[name]
+                parameter.sub_(lr * gradient[name])
     return losses
 
 

@@ -54,6 +54,7 @@ class Recorder:
             attack=self.config.attack.name,
             status=observation.status,
             message=observation.message,
+            info=dict(observation.found.info) if observation.found else {},
         )
         inputs, labels = self.federation.batches(row.client, row.round).distinct()
         row, gallery = score(

@@ -39,7 +39,7 @@ class AttackRow:
         "attack_failed"; "not_applicable" (the attack cannot read this model);
         "invalid_update" (NaN, wrong shapes or names); "client_failed" (no update arrived).
     message : str
-        One sentence saying why, where status is not "ok".
+        Why, where status is not "ok" or the attack gives a reason for finding little.
     recovered : int
         True samples matched with relative error at most `EXACT`.
     certified : int
@@ -51,6 +51,8 @@ class AttackRow:
     psnr, ssim, relative_error : list of float or None
         PSNR in dB and SSIM in the data's [0, 1] range; ||x - x'|| / ||x|| in the model's input
         space.
+    info : dict
+        The attack's own diagnostics, as plain JSON values.
     """
 
     round: int
@@ -68,6 +70,7 @@ class AttackRow:
     ssim: list[float | None] = field(default_factory=list)
     relative_error: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -135,7 +138,8 @@ class Results:
             "training": [asdict(r) for r in self.training],
             "summary": self.summary(),
         }
-        return _finite(content)
+        plain: dict[str, Any] = _plain(content)
+        return plain
 
     def save(self, folder: Path) -> Path:
         """Write `results.json` into a folder, in one atomic step."""
@@ -255,11 +259,12 @@ def _known(record: type, row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k in names}
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold: NaN and infinities become None, the rest text."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str | None) else str(value)

@@ -26,9 +26,8 @@ log = logging.getLogger(__name__)
 
 def plain(config: ScenarioConfig) -> dict[str, Any]:
     """Return a configuration as plain JSON values, every interpolation resolved."""
-    content = OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[arg-type]
-    assert isinstance(content, dict)
-    return content
+    content: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[arg-type]
+    return dict(content)
 
 
 def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Results:

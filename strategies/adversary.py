@@ -39,7 +39,8 @@ class Observation:
     status : str
         "ok", "timeout", "attack_failed", "not_applicable", "invalid_update" or "client_failed".
     message : str
-        Why, in one sentence, where status is not "ok".
+        Why, where status is not "ok" or the attack gives a reason for finding little
+        (``info["reason"]``).
     found : Reconstruction, optional
         What the attack returned.
     """
@@ -230,7 +231,7 @@ class HonestButCurious(StrategyWrapper):
         if late:
             message = f"Stopped after {self.timeout:g} s; {len(found)} found until then."
             return Observation(server_round, client, "timeout", message, found)
-        return Observation(server_round, client, found=found)
+        return Observation(server_round, client, "ok", str(found.info.get("reason", "")), found)
 
 
 def _one_line(text: str | None) -> str:
