@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fl_sim.config import ScenarioConfig, register
-from fl_sim.errors import RunError, ScenarioError
+from fl_sim.errors import ScenarioError
 from fl_sim.sweep import finished_before, job_folder, name_sweep
 
 FAILED, BAD_OVERRIDE, STOPPED = 1, 2, 130
@@ -93,14 +93,14 @@ def run_job(config: ScenarioConfig) -> int:
         return 0
     try:
         run_scenario(config, folder, display)
-    except (ScenarioError, RunError) as error:
+    except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        if isinstance(error, RunError):
-            return _fail(f"{title}The run failed: {error}", FAILED)
-        if sweeping:
+        bad_override = isinstance(error, ScenarioError)
+        sentence = str(error) if bad_override else f"The run failed: {error}"
+        if bad_override and sweeping:
             Results(plain(config), status="failed", message=str(error)).save(folder)
-        return _fail(f"{title}{error}", FAILED if sweeping else BAD_OVERRIDE)
+        return _fail(title + sentence, BAD_OVERRIDE if bad_override and not sweeping else FAILED)
     return 0
 
 

@@ -20,6 +20,7 @@ from fl_sim.recorder import Recorder
 from fl_sim.records import Results
 from fl_sim.report.page import write_report
 from fl_sim.server import Server, build_strategy, model_of
+from fl_sim.tracking.base import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,18 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
     finally:
         results.wall_seconds = time.perf_counter() - started
         recorder.save()
+        _present(results, folder, tracker, display)
+    return results
+
+
+def _present(results: Results, folder: Path, tracker: Tracker, display: Display) -> None:
+    """Close the tracker, write the page, show the outcome; the results are safe by now."""
+    try:
         tracker.finish(results)
         write_report(folder)
+    except Exception as error:
+        raise RunError(
+            f"{type(error).__name__}: {error} (the results are kept in {folder})"
+        ) from error
+    finally:
         display.finished(results, folder)
-    return results
