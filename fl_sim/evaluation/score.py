@@ -65,7 +65,9 @@ def score(
     pairs = match(truth.flatten(1), rebuilt.flatten(1))
     matched, partner = pairs >= 0, pairs[pairs >= 0]
     guess = _class_indices(found)
-    certified = found.certified.cpu().bool() if found else torch.zeros(0, dtype=torch.bool)
+    certified = (
+        found.certified.cpu().bool() if found is not None else torch.zeros(0, dtype=torch.bool)
+    )
     error = relative_error(truth[matched], rebuilt[partner])
     exact = error <= EXACT
 
@@ -79,7 +81,7 @@ def score(
     measured = replace(
         row,
         batch_size=len(truth),
-        estimated_batch_size=found.batch_size if found else None,
+        estimated_batch_size=found.batch_size if found is not None else None,
         recovered=int(exact.sum()),
         certified=int(certified.sum()),
         false_certificates=int(certified.sum()) - int((certified[partner] & exact).sum()),
@@ -87,7 +89,7 @@ def score(
         psnr=_over_truth(matched, psnr(*paired)),
         ssim=_over_truth(matched, ssim(*paired) if len(partner) else None),
         relative_error=_over_truth(matched, error),
-        seconds=found.seconds if found else row.seconds,
+        seconds=found.seconds if found is not None else row.seconds,
     )
     return measured, _gallery(index, pairs, unit_truth, unit_rebuilt, labels, guess, certified)
 

@@ -50,6 +50,8 @@ class ConvNet(nn.Module):
         downsample: str = "stride",
     ) -> None:
         super().__init__()
+        if not isinstance(channels, list | tuple) or not channels:
+            raise ValueError(f"model.channels={channels!r} is not a list such as [32,64].")
         positive(kernel_size=kernel_size, **{f"channels[{i}]": c for i, c in enumerate(channels)})
         one_of(["stride", *POOLS], downsample=downsample)
         if kernel_size % 2 == 0:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from fl_sim.models.layers import one_of
+
 Layer = nn.Linear | nn.Conv2d
 
 
@@ -29,8 +31,7 @@ def initialize(model: nn.Module, init: str) -> None:
     ValueError
         If the name is unknown.
     """
-    if init not in INITS:
-        raise ValueError(f"model.init={init!r} is not one of {', '.join(INITS)}.")
+    one_of(list(INITS), init=init)
     for layer in model.modules():
         if isinstance(layer, Layer):
             INITS[init](layer)
