@@ -6,9 +6,9 @@
 Each page is opened light and dark, at desktop and phone width, and once without JavaScript. It
 fails on a console message, an exception, a request other than for the file itself or data:, a
 picture that did not decode, text with too little contrast, a page wider than the phone, and a
-control that raises when used or does not restore what it changed when put back. Screenshots land
-in FOLDER. Speaks Chromium's DevTools protocol over a pipe, so nothing but Chromium and Python's
-standard library is needed.
+control that raises when used or does not restore what it changed when put back. With --out,
+screenshots land in FOLDER. It speaks Chromium's DevTools protocol over a pipe, so nothing but
+Chromium and Python's standard library is needed.
 """
 
 from __future__ import annotations
@@ -275,12 +275,12 @@ def events_wrong(events: list[dict[str, Any]], tab: str, page: Path) -> list[str
     return wrong
 
 
-def check(browser: Browser, page: Path, out: Path, stem: str) -> list[str]:
+def check(browser: Browser, page: Path, out: Path | None, stem: str) -> list[str]:
     """Open a page in all ways and return what is wrong with it."""
     wrong = []
     for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
         for theme in ("light", "dark"):
-            shot = out / f"{stem}-{name}-{theme}.png"
+            shot = out / f"{stem}-{name}-{theme}.png" if out else None
             wrong += [f"{name}, {theme}: {w}" for w in view(browser, page, theme, size, shot)]
     bare = view(browser, page, "light", DESKTOP, None, script=False)
     return list(dict.fromkeys(wrong + [f"without JavaScript: {w}" for w in bare]))
@@ -290,7 +290,7 @@ def main() -> int:
     """Check the pages named on the command line; exit 1 if any is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", type=Path, nargs="+", metavar="FILE.html")
-    parser.add_argument("--out", type=Path, default=Path("screenshots"), metavar="FOLDER")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for screenshots")
     parser.add_argument("--browser", default=None, help="default: chromium or chrome on the PATH")
     told = parser.parse_args()
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -299,7 +299,8 @@ def main() -> int:
         parser.error("no Chromium found; install it (Debian: apt-get install chromium).")
     if absent := [str(p) for p in told.pages if not p.is_file()]:
         parser.error(f"no such file: {', '.join(absent)}")
-    told.out.mkdir(parents=True, exist_ok=True)
+    if told.out:
+        told.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     browser = Browser(program)
     try:

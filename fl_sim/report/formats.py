@@ -70,3 +70,15 @@ def listing(words: list[str]) -> str:
 def number(value: float | None) -> str:
     """Return a mean of counts: "3", "0.67"."""
     return NOTHING if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def note(value: object) -> str:
+    """Return a diagnostic as text; numbers with four digits, lists with at most eight entries."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        shown = [note(entry) for entry in value[:8]]
+        return ", ".join([*shown, f"… ({len(value)} in all)"] if len(value) > 8 else shown)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {note(entry)}" for key, entry in value.items())
+    return str(value)

@@ -23,7 +23,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "share", "decibel", "ratio", "error", "seconds"):
+    for name in ("count", "share", "decibel", "ratio", "error", "seconds", "note"):
         made.filters[name] = getattr(formats, name)
     made.filters["title_of"] = words.title
     made.globals["plural"] = formats.plural

@@ -139,10 +139,13 @@ def _ending(results: Results) -> list[Note]:
 
 
 def _failures(results: Results) -> list[Note]:
-    """Say how many attacks did not end well, one note per kind, with the reason if it is one."""
+    """Say how many attacks did not end well and why; pass on an attack's only remark."""
     kinds = Counter(row.status for row in results.attacks if row.status != "ok")
     attacks = plural(len(results.attacks), "attack")
     notes = []
+    remarks = {row.message for row in results.attacks if row.status == "ok" and row.message}
+    if len(remarks) == 1:
+        notes.append(Note("plain", f"The attack remarks: {remarks.pop()}"))
     for kind, number in kinds.most_common():
         reasons = {row.message for row in results.attacks if row.status == kind}
         reason = f" {reasons.pop()}" if len(reasons) == 1 else ""

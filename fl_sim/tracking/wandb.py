@@ -144,8 +144,7 @@ class WandbTracker:
         ending = {"status": results.status, "message": results.message}
         with _one_sentence():
             try:
-                self._flush()
-                self._log_table(results)
+                self._flush(_table(results))
                 self._run.summary.update({**totals, **ending})
             finally:
                 run, self._run = self._run, None
@@ -158,29 +157,19 @@ class WandbTracker:
             self._round = Round(number)
         return self._round
 
-    def _flush(self) -> None:
-        """Log the kept round as one step."""
+    def _flush(self, more: dict[str, Any] | None = None) -> None:
+        """Log the kept round, if any, as one step, with more values beside it."""
         done, self._round = self._round, None
         if done is None or self._run is None:
             return
         import wandb
 
-        values: dict[str, Any] = {"round": done.number, **done.scalars()}
+        values: dict[str, Any] = {"round": done.number, **done.scalars(), **(more or {})}
         pairs = [wandb.Image(pair, caption=told) for pair, told in done.pairs(self.images)]
         if pairs:
             values["reconstructions"] = pairs
         with _one_sentence():
             self._run.log(values)
-
-    def _log_table(self, results: Results) -> None:
-        """Log the rows of the attacks as a table of scalars; lists become their medians."""
-        if not results.attacks:
-            return
-        import wandb
-
-        columns: list[str | int] = [f.name for f in fields(AttackRow)]
-        rows = [[_scalar(getattr(row, str(c))) for c in columns] for row in results.attacks]
-        self._run.log({"attack/table": wandb.Table(columns=columns, data=rows)})
 
 
 def sweep_of(folder: Path) -> str | None:
@@ -206,6 +195,17 @@ def _scalar(value: Any) -> Any:
         return value
     known = [v for v in value if v is not None]
     return median(known) if known else None
+
+
+def _table(results: Results) -> dict[str, Any]:
+    """Return the rows of the attacks as a table of scalars; lists become their medians."""
+    if not results.attacks:
+        return {}
+    import wandb
+
+    columns: list[str | int] = [f.name for f in fields(AttackRow) if f.name != "info"]
+    rows = [[_scalar(getattr(row, str(c))) for c in columns] for row in results.attacks]
+    return {"attack/table": wandb.Table(columns=columns, data=rows)}
 
 
 def _signed_in(wandb: Any) -> bool:
