@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fl_sim.records import EXACT
@@ -27,6 +26,8 @@ def match(truth: Tensor, found: Tensor) -> Tensor:
     int64 Tensor of shape (B,)
         Row of `found`, or -1 where a true sample has none.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second that other runs need not pay
+
     truth = truth.detach().double().cpu()
     found = found.detach().double().cpu()
     pairs = torch.full((len(truth),), -1)
