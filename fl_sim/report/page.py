@@ -54,6 +54,7 @@ def write_report(folder: Path) -> Path:
         name=folder.resolve().name,
         verdict=judge(results),
         sentence=describe(results.scenario),
+        planned=not results.attacks and results.status != "complete",
         sheet=sheet,
         sheet_words=sheet_words,
         figures=key_figures(results),

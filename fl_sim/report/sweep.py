@@ -78,11 +78,11 @@ def write_sweep_report(folder: Path) -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is no run below the folder.
+        If no run below the folder left any results.
     """
     folder = Path(folder)
     runs = find_runs(folder)
-    if not runs:
+    if all(run.status == "missing" for run in runs):
         raise FileNotFoundError(f"No {RESULTS_FILE} in or below {folder}.")
     for run in runs:
         _refresh(run)

@@ -134,7 +134,7 @@ def _ending(results: Results) -> list[Note]:
         "interrupted": "The run was interrupted",
         "failed": "The run failed",
     }.get(results.status, f"The run ended as {results.status!r}")
-    where = f"{told} after round {rounds} of {planned}"
+    where = f"{told} {f'after round {rounds} of {planned}' if rounds else 'in its first round'}"
     return [Note("warning", f"{where}: {results.message}" if results.message else f"{where}.")]
 
 

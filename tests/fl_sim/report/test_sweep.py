@@ -158,7 +158,11 @@ def test_cli_reports_a_run_or_a_sweep(sweep, capsys):
 
 
 def test_cli_refuses_what_is_no_folder_of_runs(tmp_path, capsys):
-    for folder, words in (("gone", "is not a folder."), (".", "No results.json in or below")):
+    (tmp_path / "begun" / ".hydra").mkdir(parents=True)
+    (tmp_path / "begun" / ".hydra" / "overrides.yaml").write_text("[]\n")
+    (tmp_path / "empty").mkdir()
+    nothing = "No results.json in or below"
+    for folder, words in (("gone", "not a folder."), ("empty", nothing), ("begun", nothing)):
         assert run([str(tmp_path / folder)]) == 2
         told = capsys.readouterr().err
         assert told.startswith("fl-sim-report: ")
