@@ -13,6 +13,7 @@ from fl_sim.check import as_scenario_error, check_batches, check_numbers
 from fl_sim.client import client_app
 from fl_sim.config import ScenarioConfig
 from fl_sim.data.instantiate import instantiate
+from fl_sim.defenses import build_defenses
 from fl_sim.display import Display
 from fl_sim.errors import RunError
 from fl_sim.federation import federation_of
@@ -64,6 +65,7 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
         federation = federation_of(results.scenario)
         check_batches(config, federation)
         model = model_of(config, federation)
+        build_defenses(results.scenario["defense"])  # clients build their own
         backend, tracker = instantiate(config.backend), instantiate(config.tracker)
         recorder = Recorder(config, federation, results, folder, tracker, display)
         strategy = build_strategy(config, federation, model, recorder.observe)

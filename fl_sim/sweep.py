@@ -117,4 +117,6 @@ class SweepCallback(Callback):
 
 def name_sweep(arguments: list[str]) -> None:
     """Put the folder name of this command's sweep where conf/config.yaml looks for it."""
-    os.environ.setdefault(FOLDER_VARIABLE, sweep_folder(arguments))
+    os.environ.pop(FOLDER_VARIABLE, None)
+    if {"-m", "--multirun"} & set(arguments):
+        os.environ[FOLDER_VARIABLE] = sweep_folder(arguments)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, MetricRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg

@@ -157,7 +157,7 @@ def test_each_bad_reply_is_named_and_the_good_one_attacked():
     spy = Spy()
     inner = SeededCohort(DropInvalidUpdates(fedavg()), per_round=5)
     strategy = HonestButCurious(inner, spy, build_model, lr=LR, client_of=inner.client_of)
-    result, arrays = run(strategy, clients=5, rounds=1, app=client_app(spoiled))
+    _, arrays = run(strategy, clients=5, rounds=1, app=client_app(spoiled))
     seen = {o.client: (o.status, o.message) for o in strategy.observations}
     assert seen[0][0] == "client_failed"
     assert "out of battery" in seen[0][1]

@@ -1,0 +1,213 @@
+"""The command line, as a user types it: results, exit status, one-sentence errors, sweeps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fl_sim.cli import main
+from fl_sim.records import Gallery, Results
+from fl_sim.sweep import job_folder, sweep_folder
+
+SMALL = ["tracker=none", "clients.batch_size=4", "model.width=256"]
+
+
+@pytest.fixture
+def fl_sim(tmp_path, monkeypatch, capfd):
+    """Run the command line in this process, in a folder of its own: (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fl-sim"])
+        with pytest.raises(SystemExit) as stopped:
+            main(list(arguments))
+        return stopped.value.code, *capfd.readouterr()
+
+    return run
+
+
+def test_a_run_writes_what_it_promises(fl_sim, tmp_path):
+    status, out, _ = fl_sim(*SMALL, "hydra.run.dir=run", "rounds=2")
+    assert status == 0
+    assert "The server read 16 of 16 private images exactly, all certified." in out
+    content = json.loads((tmp_path / "run/results.json").read_text())
+    assert content["schema"] == 1
+    assert content["status"] == "complete"
+    assert content["scenario"]["clients"]["batch_size"] == 4
+    assert [row["round"] for row in content["training"]] == [0, 1, 2]
+    promised = {
+        "round", "client", "attack", "batch_size", "estimated_batch_size", "recovered",
+        "certified", "false_certificates", "label_accuracy", "psnr", "ssim", "relative_error",
+        "seconds",
+    }  # fmt: skip
+    for row in content["attacks"]:
+        assert promised <= set(row)
+        assert row["recovered"] == row["certified"] == row["estimated_batch_size"] == 4
+        assert row["label_accuracy"] == 1
+        assert max(row["relative_error"]) < 1e-3
+    assert promised - {"round", "client", "attack"} <= set(content["summary"])
+    assert content["summary"]["recovered"] == 16
+    assert content["summary"]["wall_seconds"] > 0
+    gallery = Gallery.load(tmp_path / "run")
+    assert gallery.truth.shape == gallery.reconstruction.shape == (16, 1, 28, 28)
+    assert abs(gallery.truth - gallery.reconstruction).max() < 1e-3
+    assert "<html" in (tmp_path / "run/report.html").read_text()
+
+
+def test_equal_seeds_give_equal_rows_and_other_seeds_others(fl_sim, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert fl_sim(*SMALL, f"hydra.run.dir={name}", f"seed={seed}")[0] == 0
+
+    def rows(name):
+        loaded = Results.load(tmp_path / name)
+        for row in loaded.attacks:
+            row.seconds = 0
+        return loaded.attacks, loaded.training
+
+    assert rows("a") == rows("b") != rows("c")
+
+
+def test_a_gradient_reply_is_read_like_weights(fl_sim, tmp_path):
+    assert fl_sim(*SMALL, "hydra.run.dir=run", "clients.reply=gradient")[0] == 0
+    assert Results.load(tmp_path / "run").summary()["recovered"] == 8
+
+
+def test_a_squared_loss_is_read_like_cross_entropy(fl_sim, tmp_path):
+    assert fl_sim(*SMALL, "hydra.run.dir=run", "loss=mse")[0] == 0
+    assert Results.load(tmp_path / "run").summary()["recovered"] == 8
+
+
+@pytest.mark.parametrize("off", ["attack=none", "strategy=plain"])
+def test_without_an_attack_training_is_the_same(fl_sim, tmp_path, off):
+    assert fl_sim(*SMALL, "hydra.run.dir=on", "rounds=2")[0] == 0
+    assert fl_sim(*SMALL, "hydra.run.dir=off", "rounds=2", off)[0] == 0
+    on, without = Results.load(tmp_path / "on"), Results.load(tmp_path / "off")
+    assert on.training == without.training
+    assert on.attacks
+    assert not without.attacks
+
+
+def test_misbehaving_clients_are_reported_and_the_others_go_on(fl_sim, tmp_path):
+    faults = "clients.faults={0:raise,1:nan,2:shape}"
+    status, out, _ = fl_sim(*SMALL, "hydra.run.dir=run", "clients.per_round=4", faults)
+    assert status == 0
+    rows = Results.load(tmp_path / "run").attacks
+    assert [row.status for row in rows] == ["client_failed", *["invalid_update"] * 2, "ok"]
+    assert "fails on purpose" in rows[0].message
+    assert "contains NaN" in rows[1].message
+    assert "has shape" in rows[2].message
+    assert rows[3].recovered == 4
+    assert "fails on purpose" in out
+
+
+BAD = [
+    ("clients.foo=1", "clients.foo"),
+    ("model=foo", "model/foo"),
+    ("model.wdth=3", "model.wdth"),
+    ("clients.per_round=5", "clients.per_round=5"),
+    ("clients.count=-3", "clients.count=-3"),
+    ("clients.batch_size=0", "clients.batch_size=0"),
+    ("clients.batch_size=5000", "clients.batch_size=5000"),
+    ("clients.lr=0", "clients.lr=0"),
+    ("clients.faults={1:sleep}", "'sleep'"),
+    ("clients.local_steps=2 clients.reply=gradient", "clients.local_steps=2"),
+    ("model.activation=gulu", "model.activation='gulu'"),
+    ("model.width=abc", "model.width='abc'"),
+    ("rounds=1.5", "rounds=1.5"),
+    ("data.partition=foo", "data.partition=foo"),
+    ("data=image_folder data.root=/no/such/folder", "/no/such/folder"),
+    ("attack.knows=[secrets]", "'secrets'"),
+    ("attack.timeout=-1", "timeout=-1"),
+    ("seed=-1", "seed=-1"),
+    ("device=abacus", "device='abacus'"),
+    ("defense=clip defense.clip.norm=-1", "norm=-1"),
+    ("=3", "override"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "named"), BAD)
+def test_a_bad_override_is_one_sentence_and_status_two(fl_sim, overrides, named):
+    status, _, err = fl_sim("tracker=none", *overrides.split())
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("fl-sim: ")
+    assert named in err
+
+
+def test_a_run_that_breaks_is_status_one_and_keeps_what_it_has(fl_sim, tmp_path, monkeypatch):
+    from fl_sim import recorder
+
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(recorder, "score", broken)
+    status, _, err = fl_sim(*SMALL, "hydra.run.dir=run")
+    assert status == 1
+    assert err.strip() == "fl-sim: The run failed: OSError: disk full"
+    kept = Results.load(tmp_path / "run")
+    assert kept.status == "failed"
+    assert [row.round for row in kept.training] == [0]
+
+
+def test_a_sweep_keeps_every_result_and_does_only_what_is_left(fl_sim, tmp_path):
+    sweep = ["-m", *SMALL, "clients.count=2,3", "model.activation=relu,gulu"]
+    status, out, err = fl_sim(*sweep)
+    assert status == 1
+    assert err.count("'gulu'") == 2
+    folder = next((tmp_path / "multirun").iterdir())
+    results = [Results.load(path.parent) for path in folder.glob("*/results.json")]
+    assert sorted(r.status for r in results) == ["complete", "complete", "failed", "failed"]
+    assert (folder / "sweep.html").exists()
+    assert (folder / "sweep.csv").exists()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*relu*/results.json")}
+    status, out, _ = fl_sim(*sweep)
+    assert out.count("Done before.") == 2
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    _, out, _ = fl_sim(*sweep, "sweep.resume=false")
+    assert "Done before." not in out
+    assert all(path.stat().st_mtime_ns > old for path, old in before.items())
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_does_only_the_rest(tmp_path):
+    command = [sys.executable, "-m", "fl_sim", "-m", *SMALL, "seed=0,1,2,3", "sweep.name=killed"]
+    settings = {"cwd": tmp_path, "text": True, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, **settings)
+    for line in first.stdout:
+        if line.startswith("[2/4]"):
+            first.kill()
+            break
+    first.wait()
+    done = len(list(tmp_path.glob("multirun/killed/*/results.json")))
+    assert 2 <= done < 4
+    second = subprocess.run(command, capture_output=True, check=True, **settings)
+    again = second.stdout.count("Done before.")
+    assert 2 <= again < 4
+    assert all(
+        Results.load(path.parent).status == "complete"
+        for path in tmp_path.glob("multirun/killed/*/results.json")
+    )
+
+
+def test_the_same_command_names_the_same_folder():
+    one = sweep_folder(["-m", "a=1,2", "b.c=x"])
+    assert one == sweep_folder(["b.c=x", "-m", "a=1,2", "sweep.resume=false"])
+    assert one != sweep_folder(["-m", "a=1,3", "b.c=x"])
+    assert one.startswith("a+")
+    assert sweep_folder(["-m", "a=1,2", "sweep.name=mine"]) == "mine"
+
+
+def test_job_folders_are_file_names():
+    assert job_folder("a=1,b=x") == "a=1,b=x"
+    assert "/" not in job_folder("data.root=/some/where")
+    assert len(job_folder("x" * 400)) < 200
+    assert job_folder("x" * 400) != job_folder("x" * 401)
+
+
+def test_module_and_script_are_the_same():
+    run = subprocess.run(
+        [sys.executable, "-m", "fl_sim", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "fl-sim -m KEY=A,B" in run.stdout
