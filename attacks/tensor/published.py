@@ -1,0 +1,229 @@
+"""The founding paper's estimator: inputs as components of averaged Hermite tensors.
+
+Wang, Lee and Lei, "Reconstructing Training Data from Model Gradient, Provably" (AISTATS 2023, arXiv
+2212.03714): average the gradient of f(x) = sum_j a_j s(w_j . x), a_j = 1/m, w_j ~ N(0, I), against
+Hermite tensors of w_j. The second moment P = sum_i r_i E[s^(2)] x_i x_i' gives the span of the
+inputs; the third, projected to that span, T = sum_i r_i E[s^(3)] x_i^(x)3, the inputs themselves.
+Where the activation makes one of them vanish, the moment one order higher takes its place,
+contracted with a fixed vector. The error falls as sqrt(d/m), so nothing is ever certified;
+`TensorAttack` is exact on the same gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.tensor.attack import layer_gradient, readable_pair
+from attacks.tensor.decomposition import rebuild, symmetric_cp
+from attacks.tensor.hermite import contracted_moment, gaussian_moments, stein_moment
+from attacks.tensor.labels import read_labels
+from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.scalar_model import ScalarModel, scalar_model
+from attacks.tensor.subspace import numerical_rank
+
+Source = Literal["hidden", "outgoing"]
+Probe = Literal["diagonal", "random", "gradient"]
+Second = Literal["auto", "second", "third"]
+
+VANISHING = 0.01
+
+
+class PublishedTensorAttack(Attack):
+    """The moment estimator of arXiv 2212.03714 on Linear - activation - Linear.
+
+    The defaults are the paper's; `probe="gradient"` and `centre=True` are variance reductions that
+    the paper does not have.
+
+    Parameters
+    ----------
+    source : "hidden" or "outgoing", default "hidden"
+        Average dL/dw_j (the better one) or dL/da_j.
+    subspace : "auto", "second" or "third", default "auto"
+        The span of the inputs from P = T_2, from P = T_3(I, I, a), or from T_2 unless the
+        activation makes it vanish.
+    probe : "diagonal", "random" or "gradient", default "diagonal"
+        The unit vector a: (1, .., 1)/sqrt(d), a random direction, or the averaged gradient.
+    projections : int, default 100
+        Random contractions in the tensor decomposition (the paper's L).
+    centre : bool, default False
+        Subtract the average gradient first. H_k has mean zero, so this changes the estimate's
+        variance, not its mean.
+    """
+
+    def __init__(
+        self,
+        source: Source = "hidden",
+        subspace: Second = "auto",
+        probe: Probe = "diagonal",
+        projections: int = 100,
+        centre: bool = False,
+    ) -> None:
+        for name, value, kind in (
+            ("source", source, Source),
+            ("subspace", subspace, Second),
+            ("probe", probe, Probe),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(get_args(kind))}.")
+        if projections < 1:
+            raise ValueError(f"projections={projections} must be at least 1.")
+        self.source = source
+        self.subspace = subspace
+        self.probe = probe
+        self.projections = projections
+        self.centre = centre
+
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Estimate the batch; see `Attack.run`."""
+        pair = readable_pair(problem)
+        view = scalar_model(layer_gradient(problem, pair))
+        moments = gaussian_moments(pair.activation.function, pair.activation.kinks, std=view.std)
+        second, third = choose_orders(moments, self.subspace)
+        field = self._field(view)
+        a = self._direction(view, field, problem.generator)
+        P = span_matrix(view.points, field, second, a)
+        size = problem.knows.batch_size or self._batch_size(view, P)
+        if size > min(P.shape[0], len(view.points)):
+            raise NotApplicable(
+                f"A batch of {size} cannot be told apart in {P.shape[0]} dimensions with "
+                f"{len(view.points)} hidden units."
+            )
+        V = leading_eigenvectors(P, size)
+        T = projected_tensor(view.points, field, third, V, a)
+        factors, weights = symmetric_cp(T, size, self.projections, problem.generator)
+        directions = (V @ factors).T
+        misfit = float((T - rebuild(factors, weights)).norm() / T.norm().clamp_min(1e-300))
+        info = {
+            "hidden_layer": pair.hidden,
+            "activation": pair.activation.kind,
+            "moments": moments,
+            "orders": [second, third],
+            "misfit": misfit,
+        }
+        return _finish(problem, pair, view, directions, info)
+
+    def _field(self, view: ScalarModel) -> Tensor:
+        field = view.hidden if self.source == "hidden" else view.outgoing
+        return field - field.mean(0) if self.centre else field
+
+    def _direction(self, view: ScalarModel, field: Tensor, generator: torch.Generator) -> Tensor:
+        """The unit vector a."""
+        d = view.points.shape[1]
+        if self.probe == "gradient":
+            uncentred = view.hidden if self.source == "hidden" else view.outgoing
+            a = stein_moment(view.points, uncentred, 1)
+        elif self.probe == "random":
+            a = torch.randn(d, generator=generator, dtype=torch.float64).to(view.points)
+        else:
+            a = torch.ones_like(view.points[0])
+        return a / a.norm().clamp_min(1e-300)
+
+    def _batch_size(self, view: ScalarModel, P: Tensor) -> int:
+        """Rank of dL/dW, or the largest gap in the spectrum of P."""
+        if self.source == "hidden":
+            spectrum = torch.linalg.svdvals(view.hidden)
+            return max(1, numerical_rank(spectrum, view.precision))
+        spectrum = torch.linalg.eigvalsh(P).abs().sort(descending=True).values
+        half = max(2, (len(spectrum) + 1) // 2)
+        gaps = spectrum[: half - 1] / spectrum[1:half].clamp_min(1e-300)
+        return int(gaps.argmax()) + 1 if len(gaps) else 1
+
+
+def choose_orders(moments: list[float], subspace: Second = "auto") -> tuple[int, int]:
+    """Orders of the moments for the span (2 or 3) and for the inputs (3 or 4).
+
+    Parameters
+    ----------
+    moments : list of four floats
+        E s^(k), k = 1 .. 4.
+    subspace : "auto", "second" or "third"
+        "auto" takes the third where the second vanishes.
+
+    Raises
+    ------
+    NotApplicable
+        If all moments that could serve vanish: the activation is linear or quadratic.
+    """
+    scale = max(abs(value) for value in moments)
+    alive = [abs(value) > VANISHING * scale for value in moments]
+    third = 3 if alive[2] else 4
+    if not alive[third - 1]:
+        raise NotApplicable(
+            "The third and fourth moments of the activation vanish, as for a linear or quadratic "
+            "one: its batches are not identifiable from tensors up to order 4."
+        )
+    second = 3 if subspace == "third" or (subspace == "auto" and not alive[1]) else 2
+    if not alive[second - 1]:
+        raise NotApplicable(f"The moment of order {second} vanishes for this activation.")
+    return second, third
+
+
+def leading_eigenvectors(P: Tensor, count: int) -> Tensor:
+    """Eigenvectors of a symmetric matrix with the largest absolute eigenvalues, (n, count)."""
+    values, vectors = torch.linalg.eigh(P)
+    return vectors[:, values.abs().argsort(descending=True)[:count]]
+
+
+def span_matrix(points: Tensor, field: Tensor, order: int, a: Tensor) -> Tensor:
+    """P, whose leading eigenvectors span the inputs: T_2 or T_3(I, I, a), of shape (n, n)."""
+    if order == 2:
+        return stein_moment(points, field, 2)
+    return contracted_moment(points, field, 3, a)
+
+
+def projected_tensor(points: Tensor, field: Tensor, order: int, V: Tensor, a: Tensor) -> Tensor:
+    """T_3(V, V, V), or T_4(V, V, V, a) with a projected to the span of V.
+
+    Off that span a would meet nothing but noise.
+
+    Parameters
+    ----------
+    points : Tensor of shape (m, n)
+        Weights.
+    field : Tensor of shape (m,) or (m, n)
+        Gradient.
+    order : int
+        3 or 4.
+    V : Tensor of shape (n, B)
+        Orthonormal columns.
+    a : Tensor of shape (n,)
+        Unit vector.
+
+    Returns
+    -------
+    Tensor of shape (B, B, B)
+    """
+    inside = field if field.dim() == 1 else field @ V
+    if order == 3:
+        return stein_moment(points @ V, inside, 3)
+    a = V.T @ a
+    return contracted_moment(points @ V, inside, 4, a / a.norm().clamp_min(1e-300))
+
+
+def _finish(
+    problem: Problem, pair: LinearPair, view: ScalarModel, directions: Tensor, info: dict[str, Any]
+) -> Reconstruction:
+    flat, residuals, fit = view.orient(pair.activation.function, directions)
+    n = len(flat)
+    shape = problem.input_shape or (pair.in_features,)
+    inputs = flat.reshape(n, *shape)
+    dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
+    labels = None
+    outgoing = problem.model.get_submodule(pair.outgoing)
+    if problem.loss == "mse" and pair.at_output and getattr(outgoing, "out_features", 0) == 1:
+        model = private_copy(problem.model).double()
+        delta = residuals[:, None]
+        labels = read_labels(model, pair.outgoing, inputs, delta, "mse", n).labels.to(dtype)
+        info |= {"residuals": residuals.tolist(), "signs": residuals.sign().tolist()}
+    return Reconstruction(
+        inputs=inputs.to(dtype),
+        labels=labels,
+        certified=torch.zeros(n, dtype=torch.bool, device=flat.device),
+        residual=fit.to(dtype).expand(n).clone(),
+        batch_size=n,
+        info=info,
+    )
