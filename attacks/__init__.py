@@ -10,14 +10,19 @@ from attacks.base import (
     validate_gradient,
 )
 from attacks.tensor.attack import TensorAttack
+from attacks.tensor.identifiability import Identifiability, identifiability
+from attacks.tensor.published import PublishedTensorAttack
 
 __all__ = [
     "Attack",
+    "Identifiability",
     "Interrupted",
     "Knowledge",
     "NotApplicable",
     "Problem",
+    "PublishedTensorAttack",
     "Reconstruction",
     "TensorAttack",
+    "identifiability",
     "validate_gradient",
 ]

@@ -52,14 +52,15 @@ def gaussian_moments(
     """
     if not std > 0:
         raise ValueError(f"The standard deviation is {std}; it must be positive.")
+    device = None if kinks is None else kinks.device
     edges = np.linspace(-RANGE, RANGE, PANELS + 1)
     if kinks is not None and len(kinks):
         inside = kinks.detach().cpu().double().numpy() / std
         edges = np.union1d(edges, inside[np.abs(inside) < RANGE])
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     half = (edges[1:] - edges[:-1])[:, None] / 2
-    t = torch.from_numpy((half * nodes + (edges[1:] + edges[:-1])[:, None] / 2).ravel())
-    density = torch.from_numpy((half * weights).ravel()) * torch.exp(-t * t / 2)
+    t = torch.from_numpy((half * nodes + (edges[1:] + edges[:-1])[:, None] / 2).ravel()).to(device)
+    density = torch.from_numpy((half * weights).ravel()).to(device) * torch.exp(-t * t / 2)
     with torch.no_grad():
         values = function(t * std).double() * density / math.sqrt(2 * math.pi)
     below, here = torch.ones_like(t), t

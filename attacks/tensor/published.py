@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.attack import layer_gradient, readable_pair
+from attacks.tensor.attack import layer_gradient, nothing, readable_pair
 from attacks.tensor.decomposition import rebuild, symmetric_cp
 from attacks.tensor.hermite import contracted_moment, gaussian_moments, stein_moment
 from attacks.tensor.labels import read_labels
@@ -49,6 +49,8 @@ class PublishedTensorAttack(Attack):
         The unit vector a: (1, .., 1)/sqrt(d), a random direction, or the averaged gradient.
     projections : int, default 100
         Random contractions in the tensor decomposition (the paper's L).
+    components : int, default 64
+        Most samples estimated; bounds memory at components^3 where noise hides the batch size.
     centre : bool, default False
         Subtract the average gradient first. H_k has mean zero, so this changes the estimate's
         variance, not its mean.
@@ -60,6 +62,7 @@ class PublishedTensorAttack(Attack):
         subspace: Second = "auto",
         probe: Probe = "diagonal",
         projections: int = 100,
+        components: int = 64,
         centre: bool = False,
     ) -> None:
         for name, value, kind in (
@@ -69,12 +72,14 @@ class PublishedTensorAttack(Attack):
         ):
             if value not in get_args(kind):
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(get_args(kind))}.")
-        if projections < 1:
-            raise ValueError(f"projections={projections} must be at least 1.")
+        for name, number in (("projections", projections), ("components", components)):
+            if number < 1:
+                raise ValueError(f"{name}={number} must be at least 1.")
         self.source = source
         self.subspace = subspace
         self.probe = probe
         self.projections = projections
+        self.components = components
         self.centre = centre
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
@@ -83,18 +88,22 @@ class PublishedTensorAttack(Attack):
         view = scalar_model(layer_gradient(problem, pair))
         moments = gaussian_moments(pair.activation.function, pair.activation.kinks, std=view.std)
         second, third = choose_orders(moments, self.subspace)
-        field = self._field(view)
-        a = self._direction(view, field, problem.generator)
+        observed = view.hidden if self.source == "hidden" else view.outgoing
+        if not bool((observed != 0).any()):
+            return nothing(problem, pair, {"rank": 0, "reason": "the gradient vanishes"})
+        field = observed - observed.mean(0) if self.centre else observed
+        a = self._direction(view.points, observed, problem.generator)
         P = span_matrix(view.points, field, second, a)
-        size = problem.knows.batch_size or self._batch_size(view, P)
+        size = problem.knows.batch_size or batch_size(observed, P, view.precision)
         if size > min(P.shape[0], len(view.points)):
             raise NotApplicable(
                 f"A batch of {size} cannot be told apart in {P.shape[0]} dimensions with "
                 f"{len(view.points)} hidden units."
             )
-        V = leading_eigenvectors(P, size)
+        count = min(size, self.components)
+        V = leading_eigenvectors(P, count)
         T = projected_tensor(view.points, field, third, V, a)
-        factors, weights = symmetric_cp(T, size, self.projections, problem.generator)
+        factors, weights = symmetric_cp(T, count, self.projections, problem.generator)
         directions = (V @ factors).T
         misfit = float((T - rebuild(factors, weights)).norm() / T.norm().clamp_min(1e-300))
         info = {
@@ -103,34 +112,30 @@ class PublishedTensorAttack(Attack):
             "moments": moments,
             "orders": [second, third],
             "misfit": misfit,
+            "rank": size,
         }
         return _finish(problem, pair, view, directions, info)
 
-    def _field(self, view: ScalarModel) -> Tensor:
-        field = view.hidden if self.source == "hidden" else view.outgoing
-        return field - field.mean(0) if self.centre else field
-
-    def _direction(self, view: ScalarModel, field: Tensor, generator: torch.Generator) -> Tensor:
+    def _direction(self, points: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
         """The unit vector a."""
-        d = view.points.shape[1]
         if self.probe == "gradient":
-            uncentred = view.hidden if self.source == "hidden" else view.outgoing
-            a = stein_moment(view.points, uncentred, 1)
+            a = stein_moment(points, observed, 1)
         elif self.probe == "random":
-            a = torch.randn(d, generator=generator, dtype=torch.float64).to(view.points)
+            draw = torch.randn(points.shape[1], generator=generator, dtype=torch.float64)
+            a = draw.to(points)
         else:
-            a = torch.ones_like(view.points[0])
+            a = torch.ones_like(points[0])
         return a / a.norm().clamp_min(1e-300)
 
-    def _batch_size(self, view: ScalarModel, P: Tensor) -> int:
-        """Rank of dL/dW, or the largest gap in the spectrum of P."""
-        if self.source == "hidden":
-            spectrum = torch.linalg.svdvals(view.hidden)
-            return max(1, numerical_rank(spectrum, view.precision))
-        spectrum = torch.linalg.eigvalsh(P).abs().sort(descending=True).values
-        half = max(2, (len(spectrum) + 1) // 2)
-        gaps = spectrum[: half - 1] / spectrum[1:half].clamp_min(1e-300)
-        return int(gaps.argmax()) + 1 if len(gaps) else 1
+
+def batch_size(observed: Tensor, P: Tensor, precision: float) -> int:
+    """Rank of dL/dW, or, from dL/da, the place of the largest gap in the spectrum of P."""
+    if observed.dim() == 2:
+        return max(1, numerical_rank(torch.linalg.svdvals(observed), precision))
+    spectrum = torch.linalg.eigvalsh(P).abs().sort(descending=True).values
+    half = spectrum[: max(2, (len(spectrum) + 1) // 2)]
+    gaps = half[:-1] / half[1:].clamp_min(1e-300)
+    return int(gaps.argmax()) + 1 if len(gaps) else 1
 
 
 def choose_orders(moments: list[float], subspace: Second = "auto") -> tuple[int, int]:
@@ -217,13 +222,14 @@ def _finish(
     if problem.loss == "mse" and pair.at_output and getattr(outgoing, "out_features", 0) == 1:
         model = private_copy(problem.model).double()
         delta = residuals[:, None]
-        labels = read_labels(model, pair.outgoing, inputs, delta, "mse", n).labels.to(dtype)
+        size = info["rank"]
+        labels = read_labels(model, pair.outgoing, inputs, delta, "mse", size).labels.to(dtype)
         info |= {"residuals": residuals.tolist(), "signs": residuals.sign().tolist()}
     return Reconstruction(
         inputs=inputs.to(dtype),
         labels=labels,
         certified=torch.zeros(n, dtype=torch.bool, device=flat.device),
         residual=fit.to(dtype).expand(n).clone(),
-        batch_size=n,
+        batch_size=info["rank"],
         info=info,
     )
