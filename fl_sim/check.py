@@ -40,6 +40,8 @@ def check_numbers(config: ScenarioConfig) -> None:
     for key, number in (("clients.lr", clients.lr), ("round_timeout", config.round_timeout)):
         if not number > 0:
             raise ScenarioError(f"{key}={number} must be positive.")
+    if (tested := config.data.test_samples) is not None and tested < 1:
+        raise ScenarioError(f"data.test_samples={tested} must be at least 1, or null for all.")
     if clients.per_round > clients.count:
         raise ScenarioError(
             f"clients.per_round={clients.per_round} is more than clients.count={clients.count}."

@@ -50,6 +50,7 @@ class DataConfig:
     alpha: float = 0.5  # dirichlet: concentration, smaller is more skewed
     classes_per_client: int = 2  # pathological and shard
     samples_per_client: int | None = None  # null: a disjoint split; n: each client draws its own n
+    test_samples: int | None = 1000  # most test images per evaluation of the model; null: all
 
 
 @dataclass

@@ -54,7 +54,7 @@ class Recorder:
             attack=self.config.attack.name,
             status=observation.status,
             message=observation.message,
-            info=dict(observation.found.info) if observation.found else {},
+            info={} if observation.found is None else dict(observation.found.info),
         )
         inputs, labels = self.federation.batches(row.client, row.round).distinct()
         row, gallery = score(

@@ -12,16 +12,16 @@ from omegaconf import OmegaConf
 from fl_sim.check import as_scenario_error, check_batches, check_numbers
 from fl_sim.client import client_app
 from fl_sim.config import ScenarioConfig
-from fl_sim.data.instantiate import instantiate
 from fl_sim.defenses import build_defenses
 from fl_sim.display import Display
 from fl_sim.errors import RunError
 from fl_sim.federation import federation_of
+from fl_sim.instantiate import instantiate
 from fl_sim.recorder import Recorder
 from fl_sim.records import Results
 from fl_sim.report.page import write_report
 from fl_sim.server import Server, build_strategy, model_of
-from fl_sim.tracking.base import Tracker
+from fl_sim.tracking.base import Tracker, TrackerError
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
     except Exception as error:
         cause = server.error or error
         log.debug("The run failed.", exc_info=cause)
-        results.status, results.message = "failed", f"{type(cause).__name__}: {cause}"
+        results.status, results.message = "failed", in_words(cause)
         raise RunError(results.message) from cause
     finally:
         results.wall_seconds = time.perf_counter() - started
@@ -94,13 +94,17 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
 
 
 def _present(results: Results, folder: Path, tracker: Tracker, display: Display) -> None:
-    """Close the tracker, write the page, show the outcome; the results are safe by now."""
+    """Write the page, close the tracker, show the outcome; the results are safe by now."""
     try:
-        tracker.finish(results)
         write_report(folder)
+        tracker.finish(results)
     except Exception as error:
-        raise RunError(
-            f"{type(error).__name__}: {error} (the results are kept in {folder})"
-        ) from error
+        raise RunError(f"{in_words(error)} (the results are kept in {folder})") from error
     finally:
         display.finished(results, folder)
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error as a sentence; only errors of other people's code show their type."""
+    own = isinstance(error, TrackerError | RunError)
+    return str(error) if own else f"{type(error).__name__}: {error}"

@@ -17,9 +17,9 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fl_sim.config import ScenarioConfig
-from fl_sim.data.instantiate import instantiate
 from fl_sim.federation import Federation
 from fl_sim.grants import granted
+from fl_sim.instantiate import instantiate
 from fl_sim.local import LOSSES
 from fl_sim.models import build_model
 from fl_sim.records import TrainingRow
@@ -142,15 +142,14 @@ def evaluate_model(
     model: nn.Module, federation: Federation, config: ScenarioConfig, server_round: int
 ) -> TrainingRow:
     """Measure loss and accuracy (share of right answers, 0 to 1) over the test images."""
-    data = federation.data
+    limit = config.data.test_samples
+    images, labels = federation.data.test_images[:limit], federation.data.test_labels[:limit]
     model = model.eval().to(config.device)
     loss, right = 0.0, 0
-    for images, labels in zip(
-        data.test_images.split(500), data.test_labels.split(500), strict=True
-    ):
-        output = model(federation.inputs(images).to(config.device))
-        target = federation.target(labels).to(config.device)
-        loss += float(LOSSES[str(config.loss)](output, target)) * len(labels)
-        right += int((output.argmax(1).cpu() == labels).sum())
-    count = max(len(data.test_labels), 1)
+    for x, y in zip(images.split(500), labels.split(500), strict=True):
+        output = model(federation.inputs(x).to(config.device))
+        target = federation.target(y).to(config.device)
+        loss += float(LOSSES[str(config.loss)](output, target)) * len(y)
+        right += int((output.argmax(1).cpu() == y).sum())
+    count = max(len(labels), 1)
     return TrainingRow(round=server_round, loss=loss / count, accuracy=right / count)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fl_sim.data.images import ImageData
-from fl_sim.data.instantiate import instantiate
+from fl_sim.instantiate import instantiate
 
 
 def load_data(config: Mapping[str, Any]) -> ImageData:

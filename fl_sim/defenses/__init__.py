@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fl_sim.data.instantiate import instantiate
 from fl_sim.defenses.base import Defense, defend
 from fl_sim.defenses.clip import Clip
 from fl_sim.defenses.gaussian_noise import GaussianNoise
+from fl_sim.instantiate import instantiate
 
 __all__ = ["Clip", "Defense", "GaussianNoise", "build_defenses", "defend"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fl_sim.data.instantiate import instantiate
+from fl_sim.instantiate import instantiate
 
 
 def build_model(

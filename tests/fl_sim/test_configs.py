@@ -4,8 +4,8 @@ import pytest
 
 from fl_sim.check import check_numbers
 from fl_sim.cli import config_folder
-from fl_sim.data.instantiate import instantiate
 from fl_sim.defenses import build_defenses
+from fl_sim.instantiate import instantiate
 from fl_sim.models import build_model
 from fl_sim.scenario import plain
 

@@ -16,8 +16,8 @@ from fl_sim.data.cifar10_sample import cifar10_sample
 from fl_sim.data.fashion_mnist import DEBIAN, fashion_mnist
 from fl_sim.data.idx import read_idx
 from fl_sim.data.image_folder import image_folder
-from fl_sim.data.instantiate import instantiate
 from fl_sim.data.torchvision_files import cache_root
+from fl_sim.instantiate import instantiate
 
 NAMES = ["fashion_mnist", "mnist", "cifar10", "cifar100"]
 
