@@ -15,10 +15,15 @@ WORST_ERROR = 1e-3
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
-    """Largest phi that the gradient's noise explains, per column.
+    """Largest phi that is accepted as noise: three times `expected_phi`, within [1e-5, 1e-2]."""
+    return (3 * expected_phi(space, columns)).clamp(STRICTEST, LOOSEST)
+
+
+def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:
+    """How far the gradient's noise moves a true column out of the column space.
 
     Noise of size sigma turns the gradient's column space by sigma S^-1, so a true column with
-    coordinates q = Q'D leaves it by 3 sigma |S^-1 q| / |q| to first order.
+    coordinates q = Q'D leaves it by at most sigma |S^-1 q| / |q| to first order.
 
     Parameters
     ----------
@@ -30,12 +35,10 @@ def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n,)
-        Between 1e-5 and 1e-2.
     """
     q = columns @ space.Q
     size = q.norm(dim=1).clamp_min(1e-300)
-    leaning = (q / space.S).norm(dim=1) / size
-    return (3 * space.noise * leaning).clamp(STRICTEST, LOOSEST)
+    return space.noise * (q / space.S).norm(dim=1) / size
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class SampleEquation:
         tangent = second * (delta @ self.Ut)
         return State(phi, delta, column, residual, tangent, freedom, runner_up)
 
-    def step(self, state: State, damping: Tensor, iterations: int, tolerance: float) -> Tensor:
+    def step(self, state: State, damping: Tensor, iterations: int, tolerance: Tensor) -> Tensor:
         """Damped Gauss-Newton step for every candidate.
 
         Solves min |J p + residual|^2 + damping |diag(J'J)^(1/2) p|^2 by conjugate gradients on the
@@ -142,7 +142,7 @@ class SampleEquation:
             Levenberg-Marquardt parameters.
         iterations : int
             Most conjugate gradient iterations.
-        tolerance : float
+        tolerance : Tensor of shape (N,)
             Relative size of the normal equations' residual at which to stop.
 
         Returns
@@ -170,7 +170,7 @@ class SampleEquation:
 
 
 def conjugate_gradients(
-    matvec: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int, tolerance: float
+    matvec: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int, tolerance: Tensor
 ) -> Tensor:
     """Solve N symmetric positive definite systems at once.
 
@@ -182,7 +182,7 @@ def conjugate_gradients(
         Right-hand sides.
     iterations : int
         Most iterations.
-    tolerance : float
+    tolerance : Tensor of shape (N,)
         Stop when every residual is below this fraction of its right-hand side.
 
     Returns
@@ -194,7 +194,7 @@ def conjugate_gradients(
     r = rhs
     p = r
     rr = (r * r).sum(1, keepdim=True)
-    goal = tolerance**2 * rr
+    goal = tolerance[:, None] ** 2 * rr
     for _ in range(iterations):
         q = matvec(p)
         alpha = rr / (p * q).sum(1, keepdim=True).clamp_min(1e-37)

@@ -16,12 +16,12 @@ from attacks.tensor.activation import Activation
 from attacks.tensor.certificate import column_threshold
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.gates import distrust_near_kinks, fit_gates
-from attacks.tensor.smooth import Schedule, minimise
+from attacks.tensor.smooth import Schedule, alone, minimise
 from attacks.tensor.starts import random_starts
 from attacks.tensor.subspace import GradientSpace
 
 FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=16)
-NEAR = Schedule(iterations=6, arrived=1e-9, stalled=0.5, patience=2, inner=40)
+NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100, precision=1e-3)
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
 
 
@@ -166,10 +166,10 @@ def _propose(
         )
         for width in blur:
             X, phi = minimise(rough, X, activation.smoothed(width * spread), BLURRED)
-            X = X[distinct(X, phi, 1e-4)]
+            X = X[alone(X, phi, 1e-4)]
     else:
         X, phi = minimise(rough, X, activation.slope, FAR)
-        X = X[distinct(X, phi, 1e-6)]
+        X = X[alone(X, phi, 1e-6)]
     X = X.double()
     if len(activation.slopes):
         z = X @ W.T
@@ -198,11 +198,3 @@ def _accept(space: GradientSpace, found: Found, proposed: Candidates) -> int:
         found.points = torch.cat([found.points, proposed.points[i : i + 1]])
         new += 1
     return new
-
-
-def distinct(X: Tensor, phi: Tensor, tolerance: float) -> Tensor:
-    """Indices of candidates with no better one at a cosine above 1 - tolerance."""
-    order = torch.argsort(phi)
-    unit = X[order] / X[order].norm(dim=1, keepdim=True).clamp_min(1e-30)
-    near = (unit @ unit.T > 1 - tolerance).tril(-1)
-    return order[~near.any(1)]

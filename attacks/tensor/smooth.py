@@ -31,6 +31,10 @@ class Schedule:
         Steps without progress before a candidate is given up.
     inner : int
         Most conjugate gradient iterations per step.
+    precision : float
+        Smallest relative residual asked of them; phi itself where that is larger, up to 0.1.
+    meet : int
+        Every how many steps candidates that have run into a better one are dropped.
     """
 
     iterations: int = 25
@@ -38,10 +42,16 @@ class Schedule:
     stalled: float = 2e-3
     patience: int = 4
     inner: int = 16
+    precision: float = 1e-2
+    meet: int = 3
 
 
 def minimise(
-    equation: SampleEquation, X: Tensor, slope: Slope, schedule: Schedule, chunk: int = 128
+    equation: SampleEquation,
+    X: Tensor,
+    slope: Slope,
+    schedule: Schedule,
+    chunk: int = 128,
 ) -> tuple[Tensor, Tensor]:
     """Drive candidates towards zeros of phi.
 
@@ -78,8 +88,9 @@ def _walk(
     here, state = end, equation.evaluate(end, slope)
     damping = end.new_full((len(end),), 1e-2)
     idle = torch.zeros(len(end), dtype=torch.int64, device=end.device)
-    for _ in range(schedule.iterations):
-        there = here + equation.step(state, damping, schedule.inner, 1e-2)
+    for count in range(schedule.iterations):
+        tolerance = state.phi.clamp(schedule.precision, 0.1)
+        there = here + equation.step(state, damping, schedule.inner, tolerance)
         ahead = equation.evaluate(there, slope)
         better = ahead.phi < state.phi
         gain = 1 - (ahead.phi / state.phi.clamp_min(1e-30)) ** 2
@@ -89,6 +100,8 @@ def _walk(
         idle = torch.where(better & (gain > schedule.stalled), 0, idle + 1)
         end[walking], phi[walking] = here, state.phi
         going = (state.phi > schedule.arrived) & (idle < schedule.patience) & (damping < 1e6)
+        if count % schedule.meet == schedule.meet - 1:
+            going &= alone(here, state.phi, 1e-4)
         if not bool(going.any()):
             break
         if not bool(going.all()):
@@ -100,3 +113,13 @@ def _walk(
             )
             state = state.select(going)
     return end, phi
+
+
+def alone(X: Tensor, phi: Tensor, tolerance: float) -> Tensor:
+    """Mask of candidates with no better one at a cosine above 1 - tolerance."""
+    order = torch.argsort(phi)
+    unit = X[order] / X[order].norm(dim=1, keepdim=True).clamp_min(1e-30)
+    near = (unit @ unit.T > 1 - tolerance).tril(-1)
+    mask = torch.empty_like(order, dtype=torch.bool)
+    mask[order] = ~near.any(1)
+    return mask
