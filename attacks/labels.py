@@ -1,0 +1,227 @@
+"""`infer_labels`: which labels a batch holds, and how often, from the last layer's gradient.
+
+For softmax cross-entropy the last bias' gradient is dL/db_c = P_c - n_c / B, with P the batch's
+mean prediction and n the label counts. One sample: the one negative entry is the label (iDLG, Zhao
+et al. 2020, arXiv 2001.02610). More: P is estimated and the bias it causes removed, from mean
+features read out of the same gradient (Ma et al. 2022, "Instance-wise batch label restoration via
+gradients in federated learning": dL/dA_c / dL/db_c is a mean feature of class c, its softmax a mean
+prediction, and the counts solve a small linear system).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import NotApplicable, Problem, validate_gradient
+from attacks.linear import (
+    LinearCall,
+    estimate_batch_size,
+    linear_calls,
+    resolve_input_shape,
+)
+
+FEEBLE = 0.02
+"""Below this share of a class in the bias' gradient, its own mean feature is too noisy to use."""
+
+
+@dataclass(frozen=True)
+class LabelEstimate:
+    """What a gradient says about a batch's labels.
+
+    Attributes
+    ----------
+    labels : int64 Tensor of shape (B,)
+        Labels in increasing order, each as often as estimated.
+    counts : int64 Tensor of shape (C,)
+        How often each class occurs.
+    shares : Tensor of shape (C,)
+        n_c / B before rounding.
+    batch_size : int, optional
+        Estimate from the gradient alone.
+    """
+
+    labels: Tensor
+    counts: Tensor
+    shares: Tensor
+    batch_size: int | None
+
+
+def infer_labels(
+    model: nn.Module,
+    gradient: Mapping[str, Tensor],
+    *,
+    batch_size: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> LabelEstimate:
+    """Labels of the batch behind a gradient of the mean cross entropy.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Holds the parameters the server sent; its output is a linear layer's.
+    gradient : mapping from parameter name to Tensor
+        Of the mean cross entropy.
+    batch_size : int, optional
+        If the threat model grants it; otherwise the rank of the linear layers' gradients.
+    input_shape : tuple of int, optional
+        Shape of one input; not needed if the model begins with a linear layer.
+
+    Returns
+    -------
+    LabelEstimate
+
+    Raises
+    ------
+    NotApplicable
+        If the model does not end in a linear layer, or the batch size is neither granted nor
+        readable.
+    ValueError
+        If the gradient does not fit the model, or `batch_size` is not positive.
+    """
+    gradient = validate_gradient(model, gradient)
+    shape = resolve_input_shape(model, input_shape)
+    calls = linear_calls(model, shape)
+    estimate = estimate_batch_size(gradient, calls, classifier=True)
+    size = batch_size if batch_size is not None else estimate
+    if size is None:
+        raise NotApplicable(
+            "No linear layer's gradient is wide enough to show the batch size; grant it with "
+            "attack.knows=[batch_size]."
+        )
+    if size < 1:
+        raise ValueError(f"batch_size={size} is not positive.")
+    shares, present = class_shares(gradient, _output_layer(calls))
+    counts = round_counts(shares, present, size)
+    labels = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    return LabelEstimate(labels, counts, shares, estimate)
+
+
+def inferred_labels(problem: Problem, size: int) -> Tensor:
+    """Labels of a problem: those granted, or those `infer_labels` reads."""
+    if problem.knows.labels is not None:
+        return problem.knows.labels
+    return infer_labels(
+        problem.model, problem.gradient, batch_size=size, input_shape=problem.input_shape
+    ).labels
+
+
+def class_shares(gradient: Mapping[str, Tensor], layer: LinearCall) -> tuple[Tensor, Tensor]:
+    """Share n_c / B of each class, and which classes are certainly there.
+
+    With e_c the mean feature of class c and p(e) = softmax(A e + b), the bias' gradient obeys
+    dL/db = sum_c s_c (p(e_c) - unit_c) with s >= 0 and sum s = 1, solved by least squares.
+
+    Parameters
+    ----------
+    gradient : mapping from parameter name to Tensor
+    layer : LinearCall
+        The output layer.
+
+    Returns
+    -------
+    shares : Tensor of shape (C,)
+    present : bool Tensor of shape (C,)
+        Where dL/db_c < 0, which a class that is not in the batch cannot cause.
+    """
+    dA = gradient[layer.weight].double()
+    A = layer.module.weight.detach().double()
+    b = (
+        layer.module.bias.detach().double()
+        if layer.module.bias is not None
+        else A.new_zeros(len(A))
+    )
+    observed = gradient.get(layer.bias)
+    db = observed.double() if observed is not None else _bias_gradient(dA, layer.features.double())
+    mean = (db @ dA) / db.square().sum().clamp_min(1e-300)  # dA ~ db (x) mean feature
+    own = (db.abs() > FEEBLE)[:, None]
+    features = torch.where(own, dA / torch.where(own, db[:, None], torch.ones_like(dA)), mean)
+    shares = _simplex_least_squares(torch.softmax(features @ A.T + b, 1).T - _eye(db), db)
+    return shares, db < -1e-6 * db.abs().max()
+
+
+def round_counts(shares: Tensor, present: Tensor, size: int) -> Tensor:
+    """Whole numbers nearest to size * shares that sum to size.
+
+    Largest remainders; a class that is certainly present gets at least one.
+
+    Parameters
+    ----------
+    shares : Tensor of shape (C,)
+        Sum to one.
+    present : bool Tensor of shape (C,)
+    size : int
+        At least 1.
+
+    Returns
+    -------
+    int64 Tensor of shape (C,)
+    """
+    wanted = size * shares.double()
+    least = present.long()
+    if int(least.sum()) > size:  # more signs than samples: keep the strongest
+        least = torch.zeros_like(least)
+        least[torch.topk(wanted, size).indices] = 1
+    counts = torch.maximum(wanted.floor().long(), least)
+    while (missing := size - int(counts.sum())) != 0:
+        remainder = wanted - counts
+        if missing > 0:
+            counts[remainder.argmax()] += 1
+        else:
+            removable = torch.where(
+                counts > least, remainder, torch.full_like(remainder, torch.inf)
+            )
+            counts[removable.argmin()] -= 1
+    return counts
+
+
+def _output_layer(calls: list[LinearCall]) -> LinearCall:
+    layer = next((c for c in calls if c.at_output), None)
+    if layer is None:
+        raise NotApplicable("The model's output is not a linear layer's, so labels cannot be read.")
+    return layer
+
+
+def _bias_gradient(dA: Tensor, features: Tensor) -> Tensor:
+    """Bias' gradient a layer without bias would have had, from a mean feature of random inputs.
+
+    dA ~ db (x) h: its leading singular vectors, with the sign and length of h taken from what
+    random inputs cause, or the sign that leaves one negative entry if there is such.
+    """
+    U, S, Vh = torch.linalg.svd(dA, full_matrices=False)
+    u = U[:, 0] * S[0]
+    if int((u < 0).sum()) != 1 and (int((u > 0).sum()) == 1 or float(Vh[0] @ features) < 0):
+        u = -u
+    return u / features.norm().clamp_min(1e-300)
+
+
+def _simplex_least_squares(M: Tensor, y: Tensor, iterations: int = 2000) -> Tensor:
+    """Argmin |M s - y|^2 over s >= 0, sum s = 1, by accelerated projected gradients (FISTA)."""
+    step = 1 / torch.linalg.matrix_norm(M, 2).square().clamp_min(1e-300)
+    H, c = M.T @ M, M.T @ y
+    s = ahead = torch.full_like(y, 1 / len(y))
+    momentum = 1.0
+    for _ in range(iterations):
+        new = _project_on_simplex(ahead - step * (H @ ahead - c))
+        faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = new + (momentum - 1) / faster * (new - s)
+        moved = float((new - s).abs().max())
+        s, momentum = new, faster
+        if moved < 1e-10:
+            break
+    return s
+
+
+def _project_on_simplex(v: Tensor) -> Tensor:
+    """Nearest point with non-negative entries that sum to one (Duchi et al. 2008)."""
+    ordered = v.sort(descending=True).values
+    excess = (ordered.cumsum(0) - 1) / torch.arange(1, len(v) + 1, device=v.device)
+    last = int((ordered > excess).sum()) - 1
+    return (v - excess[last]).clamp_min(0)
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(len(like), dtype=like.dtype, device=like.device)
