@@ -104,20 +104,19 @@ class Display:
 
 
 def attack_table(results: Results) -> Table:
-    """Return the rows of a run as a table for the terminal, 80 columns wide if all went well."""
+    """Return the rows of a run as a table for the terminal, within 80 columns."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, caption_justify="left")
     for name in ("round", "client", "read", "certified", "false", "labels", "PSNR", "error"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    if any(row.status != "ok" for row in results.attacks):
-        table.add_column("status")
     for row in results.attacks[:MAX_ROWS]:
         psnr = [v for v in row.psnr if v is not None]
         errors = [v for v in row.relative_error if v is not None]
-        cells = (
+        read = f"{row.recovered} of {row.batch_size}"
+        table.add_row(
             str(row.round),
             str(row.client),
-            f"{row.recovered} of {row.batch_size}",
+            read if row.status == "ok" or row.recovered else row.status.replace("_", " "),
             str(row.certified),
             str(row.false_certificates),
             "-" if row.label_accuracy is None else f"{row.label_accuracy:.0%}",
@@ -125,8 +124,6 @@ def attack_table(results: Results) -> Table:
             f"{max(errors):.0e}" if errors else "-",
             f"{row.seconds:.1f} s",
         )
-        status = [row.status.replace("_", " ")]
-        table.add_row(*cells, *(status if len(table.columns) > len(cells) else []))
     if (more := len(results.attacks) - MAX_ROWS) > 0:
         table.caption = f"and {more} more rows in results.json"
     return table
