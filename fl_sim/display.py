@@ -106,9 +106,11 @@ class Display:
 def attack_table(results: Results) -> Table:
     """Return the rows of a run as a table for the terminal, within 80 columns."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, caption_justify="left")
-    for name in ("round", "client", "read", "certified", "false", "labels", "PSNR", "error"):
+    wrong = any(row.false_certificates for row in results.attacks)
+    false = ["false"] if wrong else []
+    names = ["round", "client", "read", "certified", *false, "labels", "PSNR", "error", "time"]
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
     for row in results.attacks[:MAX_ROWS]:
         psnr = [v for v in row.psnr if v is not None]
         errors = [v for v in row.relative_error if v is not None]
@@ -118,7 +120,7 @@ def attack_table(results: Results) -> Table:
             str(row.client),
             read if row.status == "ok" or row.recovered else row.status.replace("_", " "),
             str(row.certified),
-            str(row.false_certificates),
+            *([str(row.false_certificates)] if wrong else []),
             "-" if row.label_accuracy is None else f"{row.label_accuracy:.0%}",
             f"{median(psnr):.0f} dB" if psnr else "-",
             f"{max(errors):.0e}" if errors else "-",
