@@ -75,7 +75,7 @@ def symmetric_cp(
     generator : torch.Generator
         Source of randomness, on the CPU.
     restarts : int, default 4
-        Starting points of the joint diagonaliser; the one that explains T best is kept.
+        Starting points of the joint diagonaliser, at least 1; the one that explains T best wins.
 
     Returns
     -------
@@ -87,23 +87,24 @@ def symmetric_cp(
     n = T.shape[0]
     if not 1 <= rank <= n:
         raise ValueError(f"rank={rank} is not between 1 and the tensor's side {n}.")
+    if not bool(torch.isfinite(T).all()):
+        raise ValueError("The tensor to decompose has entries that are not finite.")
     draws = torch.randn(projections + restarts, n, generator=generator, dtype=torch.float64)
     draws = (draws / draws.norm(dim=1, keepdim=True)).to(T)
     C = torch.einsum("abc,lc->lab", T, draws)
-    best, least = None, float("inf")
-    for r in range(restarts):
-        start = None if r == 0 else torch.linalg.eigh(C[-r])[1].T
-        vectors = _columns(joint_diagonaliser(C[:projections], start))
-        plugged = torch.einsum("abc,cl->lab", T, vectors)
-        vectors = _columns(joint_diagonaliser(plugged, torch.linalg.pinv(vectors)))
-        misfit = float((T - rebuild(vectors, cubic_weights(T, vectors))).norm())
-        if misfit < least:
-            best, least = vectors, misfit
-    if best is None:
-        raise ValueError("The tensor has entries that are not finite.")
+    starts = [None, *(torch.linalg.eigh(c)[1].T for c in C[projections + 1 :])]
+    attempts = [_two_passes(T, C[:projections], start) for start in starts]
+    best = min(attempts, key=lambda v: float((T - rebuild(v, cubic_weights(T, v))).norm()))
     strongest = cubic_weights(T, best).abs().argsort(descending=True)[:rank]
     vectors = best[:, strongest]
     return vectors, cubic_weights(T, vectors)
+
+
+def _two_passes(T: Tensor, C: Tensor, start: Tensor | None) -> Tensor:
+    """Unit columns (n, n) from random contractions C, then from contractions with those columns."""
+    vectors = _columns(joint_diagonaliser(C, start))
+    plugged = torch.einsum("abc,cl->lab", T, vectors)
+    return _columns(joint_diagonaliser(plugged, torch.linalg.pinv(vectors)))
 
 
 def _columns(U: Tensor) -> Tensor:
