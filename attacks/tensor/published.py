@@ -29,7 +29,8 @@ Source = Literal["hidden", "outgoing"]
 Probe = Literal["diagonal", "random", "gradient"]
 Second = Literal["auto", "second", "third"]
 
-VANISHING = 0.01
+WEAK = 0.01
+VANISHING = 1e-7
 
 
 class PublishedTensorAttack(Attack):
@@ -87,7 +88,8 @@ class PublishedTensorAttack(Attack):
         pair = readable_pair(problem)
         view = scalar_model(layer_gradient(problem, pair))
         moments = gaussian_moments(pair.activation.function, pair.activation.kinks, std=view.std)
-        second, third = choose_orders(moments, self.subspace)
+        scaled = [value * view.std**k for k, value in enumerate(moments, 1)]
+        second, third = choose_orders(scaled, self.subspace)
         observed = view.hidden if self.source == "hidden" else view.outgoing
         if not bool((observed != 0).any()):
             return nothing(problem, pair, {"rank": 0, "reason": "the gradient vanishes"})
@@ -141,28 +143,31 @@ def batch_size(observed: Tensor, P: Tensor, precision: float) -> int:
 def choose_orders(moments: list[float], subspace: Second = "auto") -> tuple[int, int]:
     """Orders of the moments for the span (2 or 3) and for the inputs (3 or 4).
 
+    The lower one where it is alive, the higher one where the lower is (nearly) zero.
+
     Parameters
     ----------
     moments : list of four floats
-        E s^(k), k = 1 .. 4.
+        E[s(z) He_k(z / std)] = std^k E s^(k)(z), k = 1 .. 4: free of the scale of z.
     subspace : "auto", "second" or "third"
-        "auto" takes the third where the second vanishes.
+        "second" and "third" force the first of the two.
 
     Raises
     ------
     NotApplicable
-        If all moments that could serve vanish: the activation is linear or quadratic.
+        If the moments that could serve vanish, as for a linear or quadratic activation.
     """
     scale = max(abs(value) for value in moments)
-    alive = [abs(value) > VANISHING * scale for value in moments]
-    third = 3 if alive[2] else 4
-    if not alive[third - 1]:
+    strength = {k: abs(value) / max(scale, 1e-300) for k, value in enumerate(moments, 1)}
+    third = 3 if strength[3] > WEAK or strength[3] > strength[4] else 4
+    if strength[third] < VANISHING:
         raise NotApplicable(
             "The third and fourth moments of the activation vanish, as for a linear or quadratic "
             "one: its batches are not identifiable from tensors up to order 4."
         )
-    second = 3 if subspace == "third" or (subspace == "auto" and not alive[1]) else 2
-    if not alive[second - 1]:
+    second = 2 if strength[2] > WEAK or strength[2] > strength[3] else 3
+    second = {"auto": second, "second": 2, "third": 3}[subspace]
+    if strength[second] < VANISHING:
         raise NotApplicable(f"The moment of order {second} vanishes for this activation.")
     return second, third
 

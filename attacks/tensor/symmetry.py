@@ -44,7 +44,7 @@ def is_odd(function: Callable[[Tensor], Tensor]) -> bool:
     z = _probe_points()
     total = _values(function, z) + _values(function, -z)
     spread = _values(function, z)
-    return float(total.max() - total.min()) < TOLERANCE * float(spread.max() - spread.min())
+    return float(total.max() - total.min()) <= TOLERANCE * float(spread.max() - spread.min())
 
 
 def polynomial_degree(function: Callable[[Tensor], Tensor]) -> int | None:

@@ -1,4 +1,4 @@
-"""Hermite tensors by exact quadrature: orthogonality, Stein's identity, and the table of moments."""
+"""Hermite tensors by exact quadrature: orthogonality, Stein's identity, a table of moments."""
 
 from __future__ import annotations
 
