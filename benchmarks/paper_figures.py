@@ -70,7 +70,12 @@ def improved() -> PublishedTensorAttack:
 
 
 def settings() -> list[Setting]:
-    """The paper's curves first, then variants of a, then the improved estimator."""
+    """The paper's curves, other activations, and the improved estimator.
+
+    How the paper chose the unit vector a, and whether P from dL/dw was T2 or T3(I, I, a), cannot be
+    told from its plot. The diagonal a gives the re-run's figures, a random one comes near the
+    paper's for tanh and sigmoid, and P = T3(I, I, a) near its 0.125.
+    """
     plain, across = PublishedTensorAttack(), PublishedTensorAttack(probe="random")
     third = PublishedTensorAttack(subspace="third")
     outgoing = PublishedTensorAttack(source="outgoing")

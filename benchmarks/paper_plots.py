@@ -19,12 +19,15 @@ def plot(by_d: list[Row], by_m: list[Row], by_B: list[Row], folder: Path) -> Non
     """Error against d, m and B, and per activation, one picture each."""
     figure, axis = plt.subplots(figsize=(7, 5))
     curves(axis, by_d, "d", "mean", "mean |x - x'|²")
-    for column, marker, colour in (("rerun", "x", "k"), ("paper", "*", "r")):
-        known = [row for row in by_d if row[column] is not None]
-        xs, ys = [row["d"] for row in known], [row[column] for row in known]
-        axis.scatter(xs, ys, marker=marker, c=colour, zorder=3)
+    names = list(dict.fromkeys(row["setting"] for row in by_d))
+    for column, marker in (("rerun", "x"), ("paper", "*")):
+        for row in (row for row in by_d if row[column] is not None):
+            colour = f"C{names.index(row['setting']) % 10}"
+            axis.scatter(row["d"], row[column], marker=marker, c=colour, s=60, zorder=3)
     guide(axis, by_d, "d", 1.0, "theorem: slope 1")
-    axis.set_title("m = 5000, B = 2; crosses: an independent re-run; stars: the paper", fontsize=9)
+    axis.set_title(
+        "m = 5000, B = 2; crosses: an independent re-run; stars: the paper's plot", fontsize=9
+    )
     picture(figure, axis, folder / "dimension.png")
 
     figure, axis = plt.subplots(figsize=(7, 5))
@@ -41,10 +44,16 @@ def plot(by_d: list[Row], by_m: list[Row], by_B: list[Row], folder: Path) -> Non
     figure, axis = plt.subplots(figsize=(7, 5))
     rows = [row for row in by_d if row["d"] == MIDDLE]
     names = [str(row["setting"]) for row in rows]
-    mean, spread = [row["mean"] for row in rows], [row["std"] for row in rows]
-    axis.errorbar(mean, names, xerr=spread, fmt="o", label="published estimator")
+    low = [row["mean"] - row["min"] for row in rows]
+    high = [row["max"] - row["mean"] for row in rows]
+    mean = [row["mean"] for row in rows]
+    axis.errorbar(mean, names, xerr=(low, high), fmt="o", label="published estimator")
     axis.scatter([row["exact"] for row in rows], names, marker="D", c="g", label="TensorAttack")
-    axis.set(xscale="log", xlabel="mean |x - x'|²", title=f"d = {MIDDLE}, m = 5000, B = 2")
+    axis.set(
+        xscale="log",
+        xlabel="mean |x - x'|²",
+        title=f"d = {MIDDLE}, m = 5000, B = 2; bars: least to largest over seeds",
+    )
     picture(figure, axis, folder / "activations.png")
 
 

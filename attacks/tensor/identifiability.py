@@ -132,8 +132,9 @@ def identifiability(
     largest = largest_batch(m, d, errors) if curved else 0
     asked = largest if batch_size is None else batch_size
     biased = hidden.bias is not None
-    scale_known = biased or not is_homogeneous(pair.activation.function)
-    sign_known = biased or not is_odd(pair.activation.function)
+    function, device = pair.activation.function, hidden.weight.device
+    scale_known = biased or not is_homogeneous(function, device)
+    sign_known = biased or not is_odd(function, device)
     condition = condition_number(hidden.weight.detach())
     reason = _verdict(pair.activation, asked, largest, m, d, min(errors, max(asked, 1)))
     identifiable = 1 <= asked <= largest
@@ -153,8 +154,8 @@ def identifiability(
         features=d,
         errors=errors,
         activation=pair.activation.kind,
-        degree=polynomial_degree(pair.activation.function),
-        moments=tuple(gaussian_moments(pair.activation.function, pair.activation.kinks)),
+        degree=polynomial_degree(function, device),
+        moments=tuple(gaussian_moments(function, pair.activation.kinks)),
         scale_known=scale_known,
         sign_known=sign_known,
         condition=condition,

@@ -15,19 +15,21 @@ from torch import Tensor
 HIGHEST_DEGREE = 8
 TOLERANCE = 1e-5
 
-
-def _probe_points() -> Tensor:
-    return torch.linspace(-3, 3, 241, dtype=torch.float64) + 1e-3
+Function = Callable[[Tensor], Tensor]
 
 
-def _values(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+def _probe_points(device: torch.device | None) -> Tensor:
+    return torch.linspace(-3, 3, 241, dtype=torch.float64, device=device) + 1e-3
+
+
+def _values(function: Function, z: Tensor) -> Tensor:
     with torch.no_grad():
-        return function(z).double()
+        return function(z).double().cpu()
 
 
-def is_homogeneous(function: Callable[[Tensor], Tensor]) -> bool:
+def is_homogeneous(function: Function, device: torch.device | None = None) -> bool:
     """Whether s(c z) = c^p s(z) for all c > 0 and one p, so that scale is invisible."""
-    z = _probe_points()
+    z = _probe_points(device)
     once, twice, thrice = (_values(function, c * z) for c in (1.0, 2.0, 3.0))
     top = once.abs().argmax()
     ratio = float(twice[top] / once[top])
@@ -39,22 +41,22 @@ def is_homogeneous(function: Callable[[Tensor], Tensor]) -> bool:
     return max(float(gap) for gap in gaps) < tolerance
 
 
-def is_odd(function: Callable[[Tensor], Tensor]) -> bool:
+def is_odd(function: Function, device: torch.device | None = None) -> bool:
     """Whether s(z) + s(-z) is constant, so that sign is invisible."""
-    z = _probe_points()
+    z = _probe_points(device)
     total = _values(function, z) + _values(function, -z)
     spread = _values(function, z)
     return float(total.max() - total.min()) <= TOLERANCE * float(spread.max() - spread.min())
 
 
-def polynomial_degree(function: Callable[[Tensor], Tensor]) -> int | None:
+def polynomial_degree(function: Function, device: torch.device | None = None) -> int | None:
     """Degree of s if it is a polynomial of degree at most 8, otherwise None."""
-    z = _probe_points()
-    values = _values(function, z).cpu().numpy()
+    z = _probe_points(device)
+    points, values = z.cpu().numpy(), _values(function, z).numpy()
     size = float(np.abs(values).max())
     if not size > 0:
         return 0
-    fit = np.polynomial.Chebyshev.fit(z.numpy(), values, HIGHEST_DEGREE)
-    if float(np.abs(fit(z.numpy()) - values).max()) > TOLERANCE * size:
+    fit = np.polynomial.Chebyshev.fit(points, values, HIGHEST_DEGREE)
+    if float(np.abs(fit(points) - values).max()) > TOLERANCE * size:
         return None
     return int(np.flatnonzero(np.abs(fit.coef) > TOLERANCE * np.abs(fit.coef).max()).max(initial=0))
