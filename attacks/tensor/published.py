@@ -131,9 +131,11 @@ class PublishedTensorAttack(Attack):
 
 
 def batch_size(observed: Tensor, P: Tensor, precision: float) -> int:
-    """Rank of dL/dW, or, from dL/da, the place of the largest gap in the spectrum of P."""
+    """Rank of dL/dW; from dL/da, or if noise fills every rank, the largest gap in P's spectrum."""
     if observed.dim() == 2:
-        return max(1, numerical_rank(torch.linalg.svdvals(observed), precision))
+        rank = numerical_rank(torch.linalg.svdvals(observed), precision)
+        if 0 < rank < min(observed.shape):
+            return rank
     spectrum = torch.linalg.eigvalsh(P).abs().sort(descending=True).values
     half = spectrum[: max(2, (len(spectrum) + 1) // 2)]
     gaps = half[:-1] / half[1:].clamp_min(1e-300)

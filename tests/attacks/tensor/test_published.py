@@ -139,6 +139,16 @@ def test_batch_size_from_the_spectrum_or_the_knowledge(source):
         attack.run(model, gradient, loss="mse", knows=Knowledge(batch_size=9))
 
 
+def test_noise_of_full_rank_does_not_become_the_batch_size():
+    model, gradient, _, _ = paper_instance(Cubic, d=8, m=20000)
+    generator = torch.Generator().manual_seed(0)
+    noisy = {
+        name: g + 0.1 * g.std() * torch.randn(g.shape, generator=generator, dtype=g.dtype)
+        for name, g in gradient.items()
+    }
+    assert PublishedTensorAttack().run(model, noisy, loss="mse").batch_size == 2
+
+
 def test_components_bound_what_is_estimated():
     model, gradient, _, _ = paper_instance(Cubic, m=500)
     attack = PublishedTensorAttack(components=1)
