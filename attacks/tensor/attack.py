@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.certificate import certify
+from attacks.tensor.certificate import certify, column_threshold
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
 from attacks.tensor.peeling import Found, peel, remainder
+from attacks.tensor.scale import settle
+from attacks.tensor.search import SearchSettings
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
 
 
@@ -39,14 +41,21 @@ class TensorAttack(Attack):
     blur : tuple of float, default (0.15, 0.05)
         Widths to which kinks of the activation are blurred, one stage each, in standard deviations
         of the pre-activations.
+    tensor_step : bool, default True
+        Whether half of the starts come from the moment tensor; otherwise all are random.
     """
 
     def __init__(
-        self, candidates: int = 96, patience: int = 5, blur: tuple[float, ...] = (0.15, 0.05)
+        self,
+        candidates: int = 96,
+        patience: int = 5,
+        blur: tuple[float, ...] = (0.15, 0.05),
+        tensor_step: bool = True,
     ) -> None:
         self.candidates = candidates
         self.patience = patience
         self.blur = blur
+        self.tensor_step = tensor_step
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
@@ -67,9 +76,8 @@ class TensorAttack(Attack):
             layer.weight @ space.V,
             pair.activation,
             problem.generator,
-            blur=self.blur,
-            candidates=self.candidates,
-            patience=self.patience,
+            SearchSettings(self.candidates, self.blur, self.tensor_step),
+            self.patience,
         )
         info |= {"rounds": found.rounds, "found": len(found), "interrupted": found.interrupted}
         if not len(found):
@@ -155,10 +163,24 @@ def finish(
     state = plain.evaluate(samples, pair.activation.slope)
     verdict = certify(space, state, error)
     delta = (found.delta * scale[:, None]) @ space.to_delta.T
-    inputs = samples[:, : pair.in_features].reshape(
-        -1, *(problem.input_shape or (pair.in_features,))
-    )
     model = private_copy(problem.model).double()
+    shape = problem.input_shape or (pair.in_features,)
+    inputs = samples[:, : pair.in_features].reshape(-1, *shape)
+    certified = verdict.certified
+    if not layer.biased:
+        settled = settle(
+            model,
+            pair.outgoing,
+            inputs,
+            delta,
+            problem.loss,
+            flipped=_flip(plain, space, samples, pair),
+            scalable=pair.activation.kind == "piecewise linear",
+            norm=space.norm,
+        )
+        inputs = inputs * settled.factor.view(-1, *[1] * len(shape))
+        delta = delta * settled.multiplier[:, None]
+        certified = certified & settled.unique
     read = read_labels(model, pair.outgoing, inputs, delta, problem.loss, space.rank)
     size, multiplicities = batch_size(read.shares, space.rank)
     shares = multiplicities / size
@@ -173,7 +195,7 @@ def finish(
     return Reconstruction(
         inputs=inputs.to(dtype),
         labels=read.labels if problem.loss == "cross_entropy" else read.labels.to(dtype),
-        certified=verdict.certified,
+        certified=certified,
         residual=verdict.phi.to(dtype),
         batch_size=size,
         info=info,
@@ -220,3 +242,12 @@ def _last_coordinate(layer: LayerGradient) -> Tensor | None:
     last = layer.weight.new_zeros(layer.weight.shape[1])
     last[-1] = 1
     return last
+
+
+def _flip(plain: SampleEquation, space: GradientSpace, samples: Tensor, pair: LinearPair) -> Tensor:
+    """Error multiplier that goes with -x where -x solves the equation as well; otherwise zero."""
+    opposite = plain.evaluate(-samples, pair.activation.slope)
+    z = samples @ plain.W.T
+    same = (pair.activation.slope(z)[0] * pair.activation.slope(-z)[0]).sum(1)
+    solved = opposite.phi <= column_threshold(space, opposite.column)
+    return torch.where(solved, -same.sign(), torch.zeros_like(same))

@@ -18,12 +18,33 @@ Gauss-Newton step of what remains, by conjugate gradients, for many candidates a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attacks.tensor.activation import Slope
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Rows (hidden units) that count, per candidate, and the metric that goes with them.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (N, m)
+        Ones and zeros.
+    factor : Tensor of shape (N, B, B)
+        Cholesky factor of Q_F'Q_F, where Q_F are the trusted rows of Q.
+    """
+
+    rows: Tensor
+    factor: Tensor
+
+    def select(self, which: Tensor) -> Trust:
+        """The trust of some of the candidates."""
+        return Trust(self.rows[which], self.factor[which])
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ class State:
         Orthonormal directions in which a change of delta moves the residual.
     runner_up : Tensor of shape (N,)
         phi of the second best error vector; if it vanishes too, delta is not unique.
+    trust : Trust, optional
+        The rows the equation was restricted to; None for all.
     """
 
     phi: Tensor
@@ -55,18 +78,26 @@ class State:
     tangent: Tensor
     freedom: Tensor
     runner_up: Tensor
+    trust: Trust | None = None
 
     def select(self, rows: Tensor) -> State:
         """The state of some of the candidates."""
-        return State(*(getattr(self, f.name)[rows] for f in fields(self)))
+        parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in _TENSORS}
+        return replace(self, **parts, trust=self.trust and self.trust.select(rows))
 
     def replaced(self, other: State, where: Tensor) -> State:
-        """Copy with the candidates marked in a (N,) mask taken from another."""
+        """Copy with the candidates marked in a (N,) mask taken from another (same trust)."""
 
         def merge(old: Tensor, new: Tensor) -> Tensor:
             return torch.where(where.view(-1, *[1] * (old.dim() - 1)), new, old)
 
-        return State(*(merge(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        parts: dict[str, Any] = {
+            name: merge(getattr(self, name), getattr(other, name)) for name in _TENSORS
+        }
+        return replace(self, **parts)
+
+
+_TENSORS = [f.name for f in fields(State) if f.name != "trust"]
 
 
 class SampleEquation:
@@ -104,11 +135,45 @@ class SampleEquation:
             self.directions = _complement(last).to(dtype)
         self.Wn = self.W @ self.directions
 
-    def evaluate(self, X: Tensor, slope: Slope) -> State:
+    def trusting(self, rows: Tensor) -> Trust:
+        """Restrict the equation to some rows; Q is orthonormal, so only the others are taken off.
+
+        Parameters
+        ----------
+        rows : bool Tensor of shape (N, m)
+            Rows that count.
+        """
+        B = self.Q.shape[1]
+        metric = torch.eye(B, dtype=self.dtype, device=self.Q.device).repeat(len(rows), 1, 1)
+        for k, row in enumerate(rows):
+            doubted = self.Q[~row]
+            metric[k] -= doubted.T @ doubted
+        floor = 10 * torch.finfo(self.dtype).eps
+        factor = torch.linalg.cholesky_ex(metric + floor * torch.eye(B).to(metric))[0]
+        return Trust(rows.to(self.dtype), factor)
+
+    def coordinates(self, T: Tensor, trust: Trust | None) -> Tensor:
+        """Coefficients (N, ..., B) that bring Q closest to T (N, ..., m) in the trusted rows."""
+        if trust is None:
+            return T @ self.Q
+        weighted = trust.rows.view(len(T), *[1] * (T.dim() - 2), -1) * T
+        rhs = (weighted @ self.Q).reshape(len(T), -1, self.Q.shape[1]).transpose(1, 2)
+        solved = torch.cholesky_solve(rhs, trust.factor).transpose(1, 2)
+        return solved.reshape(*T.shape[:-1], -1)
+
+    def evaluate(self, X: Tensor, slope: Slope, trust: Trust | None = None) -> State:
         """Eliminate delta at candidates X of shape (N, k)."""
         first, second = slope(X.to(self.dtype) @ self.W.T)
+        return self.fit(first, second, trust)
+
+    def fit(self, first: Tensor, second: Tensor, trust: Trust | None = None) -> State:
+        """Eliminate delta for given slopes s' and s'' of shape (N, m)."""
+        if trust is not None:
+            first, second = first * trust.rows, second * trust.rows
         features = first[:, None, :] * self.Ut  # (N, K, m)
-        off = features - (features @ self.Q) @ self.Q.T
+        off = features - self.coordinates(features, trust) @ self.Q.T
+        if trust is not None:
+            off = off * trust.rows[:, None, :]
         values, vectors = generalised_eigh(_gram(off), _gram(features))
         vectors = vectors.to(self.dtype)
         delta = vectors[:, :, 0]
@@ -122,7 +187,7 @@ class SampleEquation:
         runner_up = others[:, 0] if others.shape[1] else torch.ones_like(others.sum(1))
         phi = torch.nan_to_num(residual.norm(dim=1), nan=1.0)
         tangent = second * (delta @ self.Ut)
-        return State(phi, delta, column, residual, tangent, freedom, runner_up)
+        return State(phi, delta, column, residual, tangent, freedom, runner_up, trust)
 
     def step(self, state: State, damping: Tensor, iterations: int, tolerance: Tensor) -> Tensor:
         """Damped Gauss-Newton step for every candidate.
@@ -159,7 +224,7 @@ class SampleEquation:
 
         def normal(p: Tensor) -> Tensor:
             t = a * (p @ self.Wn.T)
-            t = t - (t @ self.Q) @ self.Q.T
+            t = t - self.coordinates(t, state.trust) @ self.Q.T
             along = (v * p).sum(1, keepdim=True)
             rest = (squared * along - (pull * p).sum(1, keepdim=True)) * v - along * pull
             freed = ((shared @ p[:, :, None]).transpose(1, 2) @ shared)[:, 0]

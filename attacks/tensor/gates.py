@@ -4,20 +4,21 @@ Where s' jumps, phi is a step function of x and has no useful gradient. So the j
 a width that shrinks from stage to stage, and Levenberg-Marquardt follows. What remains wrong then
 are the gates of a few units whose pre-activation lies near a kink. If s' takes finitely many
 values these are found without x altogether: a column D_i = gate o (U delta) of the gradient's
-column space is a null vector of [Q, -gate o U], computed robustly, and every row then says itself which
-of the possible gate values fits it.
+column space is a null vector of [Q, -gate o U], computed robustly, and every row then says itself
+which of the possible gate values fits it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from attacks.tensor.equation import generalised_eigh
+from attacks.tensor.equation import SampleEquation
 
-CUT = 6.0
+OUTLIER = 6.0
+"""Misfit, in medians, from which a row's gate is distrusted."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,16 @@ class GateFit:
     phi: Tensor
 
 
-def distrust_near_kinks(z: Tensor, kinks: Tensor, width: float = 0.1) -> Tensor:
-    """Weights in [0, 1] for pre-activations: small within `width` standard deviations of a kink."""
+def away_from_kinks(z: Tensor, kinks: Tensor, width: float) -> Tensor:
+    """Mask of pre-activations further than `width` standard deviations from every kink."""
     near = (z[..., None] - kinks.to(z)).abs().amin(-1)
-    return (near > width * z.std()).to(z)
+    return near > width * z.std(dim=-1, keepdim=True)
 
 
 def fit_gates(
-    Q: Tensor,
-    U: Tensor,
+    equation: SampleEquation,
     gates: Tensor,
-    weights: Tensor,
+    trusted: Tensor,
     slopes: Tensor,
     iterations: int = 15,
     arrived: float = 1e-6,
@@ -62,14 +62,12 @@ def fit_gates(
 
     Parameters
     ----------
-    Q : Tensor of shape (m, B)
-        Orthonormal basis of the gradient's column space.
-    U : Tensor of shape (m, K)
-        Orthonormal basis of the second layer's transposed weight in the delta space.
+    equation : SampleEquation
+        Holds Q and U.
     gates : Tensor of shape (N, m)
         Initial gates, most of them right.
-    weights : Tensor of shape (N, m)
-        Initial trust in each row.
+    trusted : bool Tensor of shape (N, m)
+        Rows to rely on at first.
     slopes : Tensor of shape (v,)
         Values a gate can take.
     iterations : int, default 15
@@ -85,84 +83,51 @@ def fit_gates(
         Of the N patterns.
     """
     parts = [
-        _fit(Q, U, g, w, slopes, iterations, arrived)
-        for g, w in zip(gates.split(chunk), weights.split(chunk), strict=True)
+        _fit(equation, g, t, slopes, iterations, arrived)
+        for g, t in zip(gates.split(chunk), trusted.split(chunk), strict=True)
     ]
-    names = ("columns", "delta", "gates", "phi")
-    return GateFit(*(torch.cat([getattr(p, n) for p in parts]) for n in names))
+    return GateFit(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(GateFit)))
 
 
 def _fit(
-    Q: Tensor,
-    U: Tensor,
+    equation: SampleEquation,
     gates: Tensor,
-    weights: Tensor,
+    trusted: Tensor,
     slopes: Tensor,
     iterations: int,
     arrived: float,
 ) -> GateFit:
     N, m = gates.shape
+    unknowns = sum(equation.Q.shape) - m + len(equation.Ut)
     best = GateFit(
-        gates.new_zeros(N, m), gates.new_zeros(N, U.shape[1]), gates.clone(), gates.new_ones(N)
+        gates.new_zeros(N, m),
+        gates.new_zeros(N, len(equation.Ut)),
+        gates.clone(),
+        gates.new_ones(N),
     )
-    open_ = torch.arange(N, device=gates.device)
+    unsettled = torch.arange(N, device=gates.device)
     for _ in range(iterations):
-        q, delta = weighted_null_vectors(Q, U, gates, weights)
-        column, error = q @ Q.T, delta @ U.T
-        misfit = (column[..., None] - error[..., None] * slopes).abs()  # (N, m, v)
-        misfit, choice = misfit.min(-1)
+        trust = equation.trusting(trusted)
+        state = equation.fit(gates, torch.zeros_like(gates), trust)
+        column = equation.coordinates(state.column, trust) @ equation.Q.T
+        error = state.delta @ equation.Ut
+        misfit, choice = (column[..., None] - error[..., None] * slopes).abs().min(-1)
         fresh = slopes[choice]
         fitted = fresh * error
         size = fitted.norm(dim=1).clamp_min(1e-300)
         phi = misfit.norm(dim=1) / size
-        phi = torch.where(_trivial(fresh, slopes), 1.0, phi)
-        better = phi < best.phi[open_]
-        rows = open_[better]
+        # a column with fewer entries than there are unknowns fits anything
+        phi = torch.where((fresh != 0).sum(1) < 1.5 * unknowns, 1.0, phi)
+        better = phi < best.phi[unsettled]
+        rows = unsettled[better]
         best.columns[rows] = (fitted / size[:, None])[better]
-        best.delta[rows] = (delta / size[:, None])[better]
+        best.delta[rows] = (state.delta / size[:, None])[better]
         best.gates[rows], best.phi[rows] = fresh[better], phi[better]
         going = ~((phi < arrived) & (fresh == gates).all(1))
         if not bool(going.any()):
             break
-        scale = CUT * misfit.median(dim=1, keepdim=True).values + 1e-9 * error.abs().mean(
-            1, keepdim=True
-        )
-        weights = (misfit <= scale).to(misfit)[going]
-        open_, gates = open_[going], fresh[going]
+        scale = OUTLIER * misfit.median(dim=1, keepdim=True).values
+        scale = scale + 1e-9 * error.abs().mean(1, keepdim=True)
+        trusted = (misfit <= scale)[going]
+        unsettled, gates = unsettled[going], fresh[going]
     return best
-
-
-def _trivial(gates: Tensor, slopes: Tensor) -> Tensor:
-    """Patterns that use one slope almost only: null vectors of no interest."""
-    share = torch.stack([(gates == v).double().mean(1) for v in slopes])
-    return share.max(0).values > 0.98
-
-
-def weighted_null_vectors(
-    Q: Tensor, U: Tensor, gates: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Minimise sum_j w_j (Q_j q - gate_j U_j delta)^2 / sum_j w_j (gate_j U_j delta)^2.
-
-    q is eliminated by its normal equations, which leaves a K x K eigenvalue problem.
-
-    Returns
-    -------
-    q : Tensor of shape (N, B)
-    delta : Tensor of shape (N, K)
-    """
-    N, B = len(gates), Q.shape[1]
-    QQ = torch.eye(B, dtype=Q.dtype, device=Q.device).repeat(N, 1, 1)
-    for i in range(N):  # Q is orthonormal, so only what the distrusted rows lack has to be taken off
-        doubted = torch.nonzero(weights[i] < 1)[:, 0]
-        rows = Q[doubted]
-        QQ[i] -= rows.T @ ((1 - weights[i][doubted])[:, None] * rows)
-    features = gates[:, None, :] * U.T  # (N, K, m)
-    weighted = weights[:, None, :] * features
-    QF = (weighted @ Q).transpose(1, 2)  # (N, B, K)
-    FF = weighted @ features.transpose(1, 2)
-    eye = torch.eye(B, dtype=Q.dtype, device=Q.device)
-    L = torch.linalg.cholesky_ex(QQ + 1e-12 * eye)[0]
-    coefficient = torch.cholesky_solve(QF, L)
-    _, vectors = generalised_eigh(FF - QF.transpose(1, 2) @ coefficient, FF)
-    delta = vectors[:, :, 0]
-    return torch.einsum("nbk,nk->nb", coefficient, delta), delta

@@ -120,7 +120,7 @@ def batch_size(shares: Tensor, rank: int) -> tuple[int, Tensor]:
         return rank, ones
     multiples = shares / shares.min()
     whole = multiples.round()
-    if float((multiples / whole - 1).abs().max()) > 0.05:
+    if float((multiples / whole - 1).abs().max()) > 0.05 or float(multiples.max()) > 100:
         return rank, ones
     return int(whole.sum()), whole.long()
 

@@ -51,6 +51,7 @@ def minimise(
     X: Tensor,
     slope: Slope,
     schedule: Schedule,
+    rows: Tensor | None = None,
     chunk: int = 128,
 ) -> tuple[Tensor, Tensor]:
     """Drive candidates towards zeros of phi.
@@ -65,6 +66,8 @@ def minimise(
         The activation's derivatives, possibly smoothed.
     schedule : Schedule
         When to stop.
+    rows : bool Tensor of shape (N, m), optional
+        Rows each candidate's equation is restricted to; by default all.
     chunk : int, default 128
         Candidates per matrix product.
 
@@ -75,23 +78,28 @@ def minimise(
     phi : Tensor of shape (N,)
         Residual there.
     """
-    ends = [_walk(equation, part, slope, schedule) for part in X.split(chunk)]
+    counted = [None] * len(X) if rows is None else rows.split(chunk)
+    ends = [
+        _walk(equation, part, slope, schedule, count)
+        for part, count in zip(X.split(chunk), counted, strict=False)
+    ]
     return torch.cat([e[0] for e in ends]), torch.cat([e[1] for e in ends])
 
 
 def _walk(
-    equation: SampleEquation, start: Tensor, slope: Slope, schedule: Schedule
+    equation: SampleEquation, start: Tensor, slope: Slope, schedule: Schedule, rows: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     end = start.to(equation.dtype).clone()
     phi = end.new_ones(len(end))
     walking = torch.arange(len(end), device=end.device)
-    here, state = end, equation.evaluate(end, slope)
+    trust = None if rows is None else equation.trusting(rows)
+    here, state = end, equation.evaluate(end, slope, trust)
     damping = end.new_full((len(end),), 1e-2)
     idle = torch.zeros(len(end), dtype=torch.int64, device=end.device)
     for count in range(schedule.iterations):
         tolerance = state.phi.clamp(schedule.precision, 0.1)
         there = here + equation.step(state, damping, schedule.inner, tolerance)
-        ahead = equation.evaluate(there, slope)
+        ahead = equation.evaluate(there, slope, state.trust)
         better = ahead.phi < state.phi
         gain = 1 - (ahead.phi / state.phi.clamp_min(1e-30)) ** 2
         here = torch.where(better[:, None], there, here)

@@ -29,17 +29,63 @@ def random_starts(
     Tensor of shape (count, k)
     """
     draws = torch.randn(count, len(spectrum), generator=generator, dtype=torch.float64)
-    return place(draws.to(spectrum) * spectrum, last, norm)
+    return place(draws.to(spectrum) * spectrum, last, norm, generator)
 
 
-def place(directions: Tensor, last: Tensor | None, norm: float) -> Tensor:
+def tensor_starts(
+    count: int,
+    slices: Tensor,
+    spectrum: Tensor,
+    last: Tensor | None,
+    norm: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Common factors of moment slices, by simultaneous diagonalisation of random pairs.
+
+    Two mixtures M1, M2 of slices T_k = X' diag(t_k) X share X: the eigenvectors of M1 M2^-1 are its
+    columns (Jennrich's algorithm). Slices this noisy do not reward a polish by alternating least
+    squares; several pairs give several independent guesses instead.
+
+    Parameters
+    ----------
+    count : int
+        How many points, at least.
+    slices : Tensor of shape (K, k, k)
+        From `moments.moment_slices`, K at least 2.
+    spectrum, last, norm, generator
+        As for `random_starts`.
+
+    Returns
+    -------
+    Tensor of shape (count, k)
+        Candidates for samples; complex pairs give their common real part once.
+    """
+    scale = spectrum.clamp_min(1e-12 * float(spectrum[0])).sqrt()
+    level = slices / (scale[:, None] * scale)
+    guesses: list[Tensor] = []
+    while sum(map(len, guesses)) < count:
+        mix = torch.randn(2, len(slices), generator=generator, dtype=torch.float64)
+        first, second = torch.einsum("uk,kab->uab", mix.to(level), level)
+        values, vectors = torch.linalg.eig(torch.linalg.solve(second, first.T).T)
+        kept = vectors[:, values.imag >= 0].real
+        guesses.append((scale[:, None] * kept).T)
+    return place(torch.cat(guesses)[:count], last, norm, generator)
+
+
+def place(
+    directions: Tensor, last: Tensor | None, norm: float, generator: torch.Generator
+) -> Tensor:
     """Scale directions to plausible samples.
 
     With a bias the last coordinate fixes scale and sign; where that would make a sample larger
-    than 1.3 times the typical norm it is shortened and moved back to ``last @ x == 1``.
+    than 1.3 times the typical norm it is shortened and moved back to ``last @ x == 1``. Without one
+    the norm is drawn within a factor of four around the typical one.
     """
     if last is None:
-        return directions * (norm / directions.norm(dim=1, keepdim=True).clamp_min(1e-300))
+        draws = torch.rand(len(directions), 1, generator=generator, dtype=torch.float64)
+        factor = 4 ** (2 * draws - 1)
+        unit = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        return unit * norm * factor.to(unit)
     along = directions @ last
     along = torch.where(along.abs() < 1e-12, torch.full_like(along, 1e-12), along)
     X = directions / along[:, None]

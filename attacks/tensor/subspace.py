@@ -2,8 +2,8 @@
 
 The first layer's gradient G~ = [dL/dW | dL/db] = D X~ has as many singular values above its
 rounding noise as the batch has distinct samples, and its row space is their span. The second
-layer's gradient dL/dA = sum_i delta_i s(W x_i)' holds every back-propagated error delta_i in its column
-space.
+layer's gradient dL/dA = sum_i delta_i s(W x_i)' holds every back-propagated error delta_i in its
+column space.
 """
 
 from __future__ import annotations
@@ -140,8 +140,11 @@ def numerical_rank(S: Tensor, precision: float) -> int:
 
 
 def _typical_norm(layer: LayerGradient) -> float:
-    """Root mean square of |x~|: dL/dW over dL/db, since the rows mix samples with random signs."""
+    """Root mean square of |x~|: dL/dW over dL/db, since the rows mix samples with random signs.
+
+    Without biases there is no such yardstick; then the norm that makes pre-activations of size one.
+    """
     if not layer.biased:
-        return 1.0
+        return layer.weight.numel() ** 0.5 / float(layer.weight.norm())
     bias = float(layer.gradient[:, -1].norm())
     return float(layer.gradient.norm()) / bias if bias > 0 else 1.0

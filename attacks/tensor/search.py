@@ -1,0 +1,181 @@
+"""One round of the search: starts, far stage in float32, near stage in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.tensor.activation import Activation, Slope
+from attacks.tensor.equation import SampleEquation
+from attacks.tensor.gates import away_from_kinks, fit_gates
+from attacks.tensor.moments import moment_slices, second_order_vanishes
+from attacks.tensor.smooth import Schedule, alone, minimise
+from attacks.tensor.starts import random_starts, tensor_starts
+from attacks.tensor.subspace import GradientSpace
+
+FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=16)
+NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100, precision=1e-3)
+BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
+DOUBT = (0.1, 0.03, 0.01, 0.003)
+"""Distances from a kink within which a unit is left out, in standard deviations, one stage each."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a round searches.
+
+    Attributes
+    ----------
+    candidates : int
+        Most candidates per round.
+    blur : tuple of float
+        Widths to which kinks are blurred, in standard deviations of the pre-activations.
+    tensor_step : bool
+        Whether half of the candidates come from moment slices.
+    """
+
+    candidates: int
+    blur: tuple[float, ...]
+    tensor_step: bool
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a round proposes.
+
+    Attributes
+    ----------
+    points : Tensor of shape (N, k)
+        In the coordinates of the search space.
+    columns : Tensor of shape (N, m)
+        Their columns, of norm one.
+    delta : Tensor of shape (N, K)
+        Their error vectors.
+    phi : Tensor of shape (N,)
+        Residuals of the sample equation.
+    """
+
+    points: Tensor
+    columns: Tensor
+    delta: Tensor
+    phi: Tensor
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """The span of the samples still missing.
+
+    Attributes
+    ----------
+    basis : Tensor of shape (B, k)
+        Orthonormal, in the coordinates of the row space.
+    left : Tensor of shape (m, k)
+        What is left of the gradient, in those coordinates.
+    spectrum : Tensor of shape (k,)
+        Its singular values.
+    """
+
+    basis: Tensor
+    left: Tensor
+    spectrum: Tensor
+
+
+def propose(
+    space: GradientSpace,
+    weight: Tensor,
+    rest: Remainder,
+    activation: Activation,
+    generator: torch.Generator,
+    settings: SearchSettings,
+) -> Candidates:
+    """Candidates for the missing samples.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the gradient.
+    weight : Tensor of shape (m, k)
+        First layer's weights in the coordinates of the remainder.
+    rest : Remainder
+        Where to search.
+    activation : Activation
+        Between the layers.
+    generator : torch.Generator
+        Source of randomness.
+    settings : SearchSettings
+        How to search.
+    """
+    last = None if space.last is None else rest.basis.T @ space.last
+    X = _starts(space, weight, rest, last, activation, generator, settings)
+    rough = SampleEquation(space.Q, space.U, weight, last, torch.float32)
+    exact = SampleEquation(space.Q, space.U, weight, last)
+    if len(activation.kinks):
+        X = _anneal(rough, X, activation, generator, settings.blur).double()
+    else:
+        X, phi = minimise(rough, X, activation.slope, FAR)
+        X = X[alone(X, phi, 1e-6)].double()
+    if activation.kind == "piecewise linear":
+        return _gate_patterns(exact, X, activation)
+    for width in DOUBT if len(activation.kinks) else ():
+        rows = away_from_kinks(X @ weight.T, activation.kinks, width)
+        X, phi = minimise(exact, X, activation.slope, NEAR, rows)
+    X, _ = minimise(exact, X, activation.slope, NEAR)
+    state = exact.evaluate(X, activation.slope)
+    return Candidates(X, state.column, state.delta, state.phi)
+
+
+def _starts(
+    space: GradientSpace,
+    weight: Tensor,
+    rest: Remainder,
+    last: Tensor | None,
+    activation: Activation,
+    generator: torch.Generator,
+    settings: SearchSettings,
+) -> Tensor:
+    """Random points, half of them replaced by tensor candidates where these can be had."""
+    k, K = weight.shape[1], space.U.shape[1]
+    if k == 1 and last is not None:
+        return (1 / last)[None]
+    count = min(settings.candidates, k + 8)
+    X = random_starts(count, rest.spectrum, last, space.norm, generator)
+    if not settings.tensor_step or K < 2 or k < 2:
+        return X
+    slope: Slope = activation.slope
+    if len(activation.kinks):
+        slope = activation.smoothed(0.3 * float((X @ weight.T).std()))
+    odd = second_order_vanishes(slope, X @ weight.T)
+    if K * k * (2 if odd else 1) > 1.5 * len(weight):  # too few rows to fit the slices from
+        return X
+    slices = moment_slices(rest.left, space.U, weight, odd=odd, generator=generator)
+    half = count // 2
+    guesses = tensor_starts(half, slices, rest.spectrum, last, space.norm, generator)
+    return torch.cat([guesses, X[half:]])
+
+
+def _anneal(
+    rough: SampleEquation,
+    X: Tensor,
+    activation: Activation,
+    generator: torch.Generator,
+    blur: tuple[float, ...],
+) -> Tensor:
+    """Follow the minima while the blur of the kinks shrinks."""
+    spread = float((X @ rough.W.to(X).T).std())
+    for width in blur:
+        X, phi = minimise(rough, X, activation.smoothed(width * spread), BLURRED)
+        X = X[alone(X, phi, 1e-4)]
+    return X
+
+
+def _gate_patterns(exact: SampleEquation, X: Tensor, activation: Activation) -> Candidates:
+    """Exact columns from approximate points, through their gates."""
+    z = X @ exact.W.T
+    gates = activation.slope(z)[0]
+    trusted = away_from_kinks(z, activation.kinks, 0.1)
+    if exact.Wn.shape[1] == 0:  # a single sample is left: its point and its gates are exact
+        trusted = torch.ones_like(trusted)
+    fit = fit_gates(exact, gates, trusted, activation.slopes)
+    return Candidates(X, fit.columns, fit.delta, fit.phi)
