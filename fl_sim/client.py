@@ -6,19 +6,20 @@ process the client runs, and holds no state between messages.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fl_sim.data.seeds import Stream, torch_generator
-from fl_sim.defenses import build_defenses, defend
+from fl_sim.defenses import Defense, build_defenses, defend
 from fl_sim.faults import FAULTS
-from fl_sim.federation import Federation, federation_of
-from fl_sim.local import local_gradient, local_sgd, torch_threads
+from fl_sim.federation import Batches, Federation, federation_of
+from fl_sim.local import local_sgd, step_gradient, torch_threads
 from fl_sim.models import build_model
 from strategies.adversary import PARTITION_METRIC
 from strategies.cohort import answer_roll_call
@@ -68,9 +69,12 @@ def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDi
         config["model"], federation.data.image_shape, federation.data.num_classes, config["seed"]
     )
     model.load_state_dict(sent)
+    defenses = build_defenses(config["defense"])
+    generator = torch_generator(config["seed"], Stream.DEFENSE, client, server_round)
     with torch_threads(config["clients"]["threads"]):
-        update, loss = _update(config, federation, model, client, server_round)
-        update = _defended(config, sent, update, client, server_round)
+        batches = federation.batches(client, server_round)
+        update, loss = _update(config, federation, model, batches, defenses, generator)
+        update = _defended(config, sent, update, defenses, generator)
     if fault := (config["clients"]["faults"] or {}).get(client):
         update = FAULTS[str(fault)](update)
     metrics = {
@@ -83,31 +87,42 @@ def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDi
 
 
 def _update(
-    config: dict[str, Any], federation: Federation, model: nn.Module, client: int, server_round: int
+    config: dict[str, Any],
+    federation: Federation,
+    model: nn.Module,
+    batches: Batches,
+    defenses: list[Defense],
+    generator: Generator,
 ) -> tuple[Tensors, float]:
-    """Return what an undefended client would send, on the CPU, and its loss before the work."""
+    """Return what the local steps lead to, on the CPU, and the loss before them."""
     model.train().to(config["device"])
-    batches = federation.batches(client, server_round)
+    for defense in defenses:
+        defense.on_model(model, generator)
     inputs = batches.inputs.to(config["device"])
-    targets = federation.target(batches.labels).to(config["device"])
+    targets = federation.target(batches.labels, soft=bool(defenses)).to(config["device"])
+    gradient_of = partial(
+        step_gradient, loss=config["loss"], defenses=defenses, generator=generator
+    )
     if config["clients"]["reply"] == "gradient":
-        gradient, loss = local_gradient(model, inputs[0], targets[0], config["loss"])
+        gradient, loss = gradient_of(model, inputs[0], targets[0])
         return {name: value.cpu() for name, value in gradient.items()}, loss
-    losses = local_sgd(model, inputs, targets, config["loss"], config["clients"]["lr"])
+    losses = local_sgd(model, inputs, targets, config["clients"]["lr"], gradient_of)
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}, losses[0]
 
 
 def _defended(
-    config: dict[str, Any], sent: Tensors, update: Tensors, client: int, server_round: int
+    config: dict[str, Any],
+    sent: Tensors,
+    update: Tensors,
+    defenses: list[Defense],
+    generator: Generator,
 ) -> Tensors:
-    """Return the update after the scenario's defences, which all act on the mean gradient."""
-    defenses = build_defenses(config["defense"])
+    """Return the update after those defences that act on the mean gradient as a whole."""
     if not defenses:
         return update
-    generator = torch_generator(config["seed"], Stream.DEFENSE, client, server_round)
     if config["clients"]["reply"] == "gradient":
-        return defend(defenses, update, generator)
+        return defend(defenses, update, 1.0, generator)
     scale = config["clients"]["lr"] * config["clients"]["local_steps"]
     moved = {k: (sent[k] - v) / scale for k, v in update.items() if v.is_floating_point()}
-    defended = defend(defenses, moved, generator)
+    defended = defend(defenses, moved, scale, generator)
     return {k: sent[k] - scale * defended[k] if k in defended else v for k, v in update.items()}

@@ -94,9 +94,11 @@ class Federation:
         """Turn uint8 images into the model's inputs."""
         return self.data.to_inputs(images, self.config.data.standardize)
 
-    def target(self, labels: Tensor) -> Tensor:
-        """Turn class labels into what the scenario's loss compares with."""
-        if self.config.loss == "mse":
+    def target(self, labels: Tensor, soft: bool = False) -> Tensor:
+        """Turn class labels into what the scenario's loss compares with; `soft` asks for class
+        probabilities, which every loss takes.
+        """
+        if soft or self.config.loss == "mse":
             return torch.nn.functional.one_hot(labels, self.data.num_classes).float()
         return labels
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from fl_sim.defenses import Defense, Step
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": nn.functional.cross_entropy,
@@ -46,8 +49,72 @@ def local_gradient(
     return gradient, float(value.detach())
 
 
+def sample_gradients(
+    model: nn.Module, inputs: Tensor, target: Tensor, loss: str
+) -> tuple[Tensors, float]:
+    """Return the gradient of each sample's own loss, and the mean loss.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Treats samples independently of each other (no batch normalisation).
+    inputs, target, loss
+        As for `local_gradient`.
+
+    Returns
+    -------
+    gradients : dict from parameter name to Tensor of shape (B, *parameter.shape)
+    loss : float
+    """
+    parameters = {name: p.detach() for name, p in _trainable(model)}
+
+    def sample_loss(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return LOSSES[loss](functional_call(model, parameters, (x[None],)), y[None])
+
+    each = vmap(grad_and_value(sample_loss), in_dims=(None, 0, 0), randomness="different")
+    gradients, values = each(parameters, inputs, target)
+    return gradients, float(values.mean())
+
+
+def step_gradient(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    loss: str,
+    defenses: Sequence[Defense],
+    generator: Generator,
+) -> tuple[Tensors, float]:
+    """Return the gradient a client takes one step along, defences included, and the loss.
+
+    Parameters
+    ----------
+    model, inputs, target, loss
+        As for `local_gradient`; with defences, `target` holds class probabilities.
+    defenses : sequence of Defense
+    generator : torch.Generator
+        The defences' only source of randomness.
+    """
+    for defense in defenses:
+        inputs, target = defense.on_batch(inputs, target, generator)
+    if any(defense.per_sample for defense in defenses):
+        each, value = sample_gradients(model, inputs, target, loss)
+        for defense in defenses:
+            each = defense.on_samples(each, generator)
+        gradient = {name: g.mean(0) for name, g in each.items()}
+    else:
+        gradient, value = local_gradient(model, inputs, target, loss)
+    step = Step(model, inputs, target)
+    for defense in defenses:
+        gradient = defense.on_gradient(gradient, step, generator)
+    return gradient, value
+
+
 def local_sgd(
-    model: nn.Module, inputs: Tensor, targets: Tensor, loss: str, lr: float
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    lr: float,
+    gradient_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensors, float]],
 ) -> list[float]:
     """Take one step of plain SGD per batch, in place.
 
@@ -56,9 +123,9 @@ def local_sgd(
     model : nn.Module
         Its parameters are updated.
     inputs, targets : Tensors of shapes (steps, B, ...)
-    loss : "cross_entropy" or "mse"
     lr : float
         Learning rate.
+    gradient_of : callable (model, inputs, target) -> (gradient, loss)
 
     Returns
     -------
@@ -67,7 +134,7 @@ def local_sgd(
     """
     losses = []
     for x, y in zip(inputs, targets, strict=True):
-        gradient, value = local_gradient(model, x, y, loss)
+        gradient, value = gradient_of(model, x, y)
         losses.append(value)
         with torch.no_grad():
             for name, parameter in _trainable(model):

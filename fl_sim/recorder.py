@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fl_sim.budget import budget
 from fl_sim.config import ScenarioConfig
 from fl_sim.display import Display
 from fl_sim.evaluation import score
@@ -48,13 +49,17 @@ class Recorder:
 
     def observe(self, observation: Observation) -> None:
         """Evaluate one attack against the truth, and record it."""
+        info = {} if observation.found is None else dict(observation.found.info)
+        epsilon = budget(self.federation, observation.client, observation.round)
+        if epsilon is not None:
+            info["epsilon"] = epsilon
         row = AttackRow(
             round=observation.round,
             client=observation.client,
             attack=self.config.attack.name,
             status=observation.status,
             message=observation.message,
-            info={} if observation.found is None else dict(observation.found.info),
+            info=info,
         )
         inputs, labels = self.federation.batches(row.client, row.round).distinct()
         row, gallery = score(

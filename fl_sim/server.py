@@ -1,8 +1,9 @@
 """The Flower ServerApp of a scenario, and the strategies it stacks.
 
-From the inside out: any Flower strategy aggregates; `FedSGD` steps where clients send gradients;
-`DropInvalidUpdates` keeps broken updates away from it; `SeededCohort` draws the clients; the
-adversary, if there is one, sees every reply first and changes nothing.
+From the inside out: any Flower strategy aggregates, within the defences a server can have; `FedSGD`
+steps where clients send gradients; `DropInvalidUpdates` keeps broken updates away from it;
+`SeededCohort` draws the clients; the adversary, if there is one, sees every reply first and changes
+nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fl_sim.config import ScenarioConfig
+from fl_sim.defenses import Cohort, build_defenses
 from fl_sim.federation import Federation
 from fl_sim.grants import granted
 from fl_sim.instantiate import instantiate
@@ -43,7 +45,7 @@ def build_strategy(
     Parameters
     ----------
     config : ScenarioConfig
-        Read are `strategy`, `attack`, `clients`, `loss`, `seed` and `device`.
+        Read are `strategy`, `attack`, `defense`, `clients`, `loss`, `seed` and `device`.
     federation : Federation
         Asked for what `attack.knows` grants, by name.
     model : nn.Module
@@ -59,6 +61,9 @@ def build_strategy(
         min_train_nodes=1,
         min_available_nodes=1,
     )
+    members = Cohort(clients.count, clients.per_round, str(clients.reply), config.seed)
+    for defense in build_defenses(config.defense):
+        strategy = defense.on_server(strategy, members)
     names = None
     if clients.reply == "gradient":
         strategy = FedSGD(strategy, clients.lr)

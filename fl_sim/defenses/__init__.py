@@ -1,16 +1,45 @@
-"""Defences: what a client may do to its gradient before sending it. They compose, in order."""
+"""Defences: what a client may do to its training and its update. They compose, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from fl_sim.defenses.base import Defense, defend
+from fl_sim.defenses.base import Cohort, Defense, Step, defend
+from fl_sim.defenses.central_dp import CentralDp
 from fl_sim.defenses.clip import Clip
+from fl_sim.defenses.dp_sgd import DpSgd
+from fl_sim.defenses.dropout import Dropout
 from fl_sim.defenses.gaussian_noise import GaussianNoise
+from fl_sim.defenses.labels import LabelNoise, LabelSmoothing
+from fl_sim.defenses.local_dp import LocalDp
+from fl_sim.defenses.mixup import Mixup
+from fl_sim.defenses.prune import Prune
+from fl_sim.defenses.quantize import Quantize
+from fl_sim.defenses.sign import Sign
+from fl_sim.defenses.soteria import Soteria
 from fl_sim.instantiate import instantiate
 
-__all__ = ["Clip", "Defense", "GaussianNoise", "build_defenses", "defend"]
+__all__ = [
+    "CentralDp",
+    "Clip",
+    "Cohort",
+    "Defense",
+    "DpSgd",
+    "Dropout",
+    "GaussianNoise",
+    "LabelNoise",
+    "LabelSmoothing",
+    "LocalDp",
+    "Mixup",
+    "Prune",
+    "Quantize",
+    "Sign",
+    "Soteria",
+    "Step",
+    "build_defenses",
+    "defend",
+]
 
 
 def build_defenses(config: Mapping[str, Any]) -> list[Defense]:

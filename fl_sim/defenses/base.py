@@ -1,38 +1,164 @@
-"""What every defence has in common: it changes a client's gradient before it is sent."""
+"""What every defence has in common: places where it may step in, each doing nothing by default.
+
+A client's way from the sent parameters to its reply has five of them, in this order:
+
+========================  ============================================  ======================
+hook                      what it may change                            for example
+========================  ============================================  ======================
+`Defense.on_model`        the model, before any local step              dropout
+`Defense.on_batch`        inputs and targets of one local step          mixup
+`Defense.on_samples`      gradients of the step's samples, one by one   clipping in DP-SGD
+`Defense.on_gradient`     the mean gradient of the step                 noise in DP-SGD
+`Defense.on_update`       what the local steps add up to                pruning, local DP
+========================  ============================================  ======================
+
+`Defense.on_server` steps in on the other side. At every place, several defences act one after
+another in the order in which they are given.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Generator, Tensor
+import torch
+from flwr.serverapp.strategy import Strategy
+from torch import Generator, Tensor, nn
 
 Tensors = dict[str, Tensor]
 
 
-class Defense(ABC):
-    """A client-side change of the mean gradient. Subclasses hold hyperparameters only."""
+@dataclass(frozen=True)
+class Step:
+    """One local step, for defences that have to look at more than its gradient.
 
-    @abstractmethod
-    def apply(self, gradient: Tensors, generator: Generator) -> Tensors:
-        """Return the gradient to send instead.
+    Attributes
+    ----------
+    model : nn.Module
+        With the parameters at which the gradient was taken.
+    inputs : Tensor of shape (B, C, H, W)
+        After every `on_batch`.
+    target : Tensor of shape (B, classes)
+        Class probabilities, after every `on_batch`.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who takes part in a round, for defences on the server.
+
+    Attributes
+    ----------
+    count, per_round : int
+        Clients there are, and clients of one round.
+    reply : str
+        "weights" or "gradient".
+    seed : int
+        The scenario's.
+    """
+
+    count: int
+    per_round: int
+    reply: str
+    seed: int
+
+
+class Defense:
+    """A defence. Subclasses hold hyperparameters only, and override the hooks they need.
+
+    Attributes
+    ----------
+    per_sample : bool
+        Whether `on_samples` is needed; gradients are computed sample by sample only then.
+    """
+
+    per_sample: ClassVar[bool] = False
+
+    def on_model(self, model: nn.Module, generator: Generator) -> None:
+        """Change the client's copy of the model, in place; parameter names have to stay."""
+
+    def on_batch(
+        self, inputs: Tensor, target: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return other inputs (B, C, H, W) and class probabilities (B, classes) for a step."""
+        return inputs, target
+
+    def on_samples(self, gradients: Tensors, generator: Generator) -> Tensors:
+        """Return other gradients of the single samples, each of shape (B, *parameter.shape)."""
+        return gradients
+
+    def on_gradient(self, gradient: Tensors, step: Step, generator: Generator) -> Tensors:
+        """Return another mean gradient for a local step."""
+        return gradient
+
+    def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
+        """Return another update to send.
 
         Parameters
         ----------
-        gradient : dict from parameter name to Tensor
-            Mean gradient of the client's local steps; left as it is.
+        update : dict from parameter name to Tensor
+            Mean gradient of the client's local steps, on the CPU; left as it is.
+        scale : float
+            The weights move by ``-scale * update``: learning rate times local steps, or 1 where
+            clients send gradients.
         generator : torch.Generator
-            The only source of randomness.
+            The only source of randomness, here as in all hooks.
 
         Returns
         -------
         dict from parameter name to Tensor
             The same names and shapes.
         """
+        return update
+
+    def on_server(self, strategy: Strategy, cohort: Cohort) -> Strategy:
+        """Return the strategy that aggregates instead."""
+        return strategy
+
+    def budget(self, updates: int, steps: int, rate: float) -> float | None:
+        """Return what the defence guarantees against the server, or None for no guarantee.
+
+        Parameters
+        ----------
+        updates : int
+            Updates the client has sent so far.
+        steps : int
+            Local steps behind them, in all.
+        rate : float
+            Share of the client's samples in one step's batch.
+
+        Returns
+        -------
+        float or None
+            The epsilon of (epsilon, delta)-differential privacy, at the defence's own delta.
+        """
+        return None
 
 
-def defend(defenses: Sequence[Defense], gradient: Tensors, generator: Generator) -> Tensors:
-    """Apply several defences, one after another."""
+def defend(
+    defenses: Sequence[Defense], update: Tensors, scale: float, generator: Generator
+) -> Tensors:
+    """Apply several defences to an update, one after another."""
     for defense in defenses:
-        gradient = defense.apply(gradient, generator)
-    return gradient
+        update = defense.on_update(update, scale, generator)
+    return update
+
+
+def total_norm(tensors: Tensors) -> Tensor:
+    """Return the L2 norm over all tensors together."""
+    return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
+
+
+def normal(like: Tensor, generator: Generator) -> Tensor:
+    """Draw standard normal numbers in the shape, dtype and device of a tensor."""
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+
+def uniform(like: Tensor, generator: Generator) -> Tensor:
+    """Draw numbers uniform on [0, 1) in the shape, dtype and device of a tensor."""
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)

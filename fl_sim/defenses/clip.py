@@ -1,20 +1,19 @@
-"""Norm clipping: scale the whole gradient down to a bound."""
+"""Norm clipping: scale the whole update down to a bound."""
 
 from __future__ import annotations
 
-import torch
 from torch import Generator
 
-from fl_sim.defenses.base import Defense, Tensors
+from fl_sim.defenses.base import Defense, Tensors, total_norm
 
 
 class Clip(Defense):
-    """Clip the gradient to an L2 norm over all parameters together.
+    """Clip the update to an L2 norm over all parameters together.
 
     Parameters
     ----------
     norm : float, default 1.0
-        The bound, positive.
+        The bound, positive, in units of the mean gradient.
 
     References
     ----------
@@ -26,8 +25,7 @@ class Clip(Defense):
             raise ValueError(f"defense.clip.norm={norm!r} must be positive.")
         self.norm = norm
 
-    def apply(self, gradient: Tensors, generator: Generator) -> Tensors:
-        """Return the gradient times ``min(1, norm / |gradient|)``."""
-        total = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradient.values()]))
-        scale = min(1.0, self.norm / max(float(total), 1e-30))
-        return {name: value * scale for name, value in gradient.items()}
+    def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
+        """Return the update times ``min(1, norm / |update|)``."""
+        factor = min(1.0, self.norm / max(float(total_norm(update)), 1e-30))
+        return {name: value * factor for name, value in update.items()}

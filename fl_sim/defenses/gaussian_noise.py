@@ -1,11 +1,10 @@
-"""Gaussian noise on every coordinate of the gradient."""
+"""Gaussian noise on every coordinate of the update."""
 
 from __future__ import annotations
 
-import torch
 from torch import Generator
 
-from fl_sim.defenses.base import Defense, Tensors
+from fl_sim.defenses.base import Defense, Tensors, normal
 
 
 class GaussianNoise(Defense):
@@ -14,8 +13,8 @@ class GaussianNoise(Defense):
     Parameters
     ----------
     std : float, default 0.001
-        Standard deviation per coordinate, not negative; relative to a tensor's root mean square
-        if `relative`.
+        Standard deviation per coordinate, not negative, in units of the mean gradient; relative
+        to a tensor's root mean square if `relative`.
     relative : bool, default False
         Whether `std` is in units of each tensor's root mean square.
     """
@@ -26,11 +25,10 @@ class GaussianNoise(Defense):
         self.std = std
         self.relative = relative
 
-    def apply(self, gradient: Tensors, generator: Generator) -> Tensors:
-        """Return the gradient plus noise."""
+    def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
+        """Return the update plus noise."""
         noisy = {}
-        for name, value in gradient.items():
+        for name, value in update.items():
             unit = value.square().mean().sqrt() if self.relative else 1.0
-            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            noisy[name] = value + self.std * unit * noise
+            noisy[name] = value + self.std * unit * normal(value, generator)
         return noisy

@@ -1,0 +1,90 @@
+"""Local differential privacy as Flower users switch it on: Flower's own LocalDpMod."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.clientapp.mod import LocalDpMod
+from torch import Generator
+
+from fl_sim.defenses.accounting import epsilon_of
+from fl_sim.defenses.base import Defense, Tensors
+
+
+class LocalDp(Defense):
+    """Clip the change of the weights to an L2 norm and add Gaussian noise to it.
+
+    The noise has the standard deviation ``sensitivity * sqrt(2 ln(1.25 / delta)) / epsilon``. All
+    quantities are in units of the weights (of the gradient, where clients send gradients).
+
+    Parameters
+    ----------
+    clipping_norm : float, default 1.0
+        Positive.
+    sensitivity : float, default 1.0
+        Not negative; at least `clipping_norm` for the guarantee to hold.
+    epsilon : float, default 1.0
+        Budget of one update, positive.
+    delta : float, default 1e-5
+        Between 0 and 1.
+
+    References
+    ----------
+    Dwork, Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorem A.1 (which
+    needs an epsilon of at most 1).
+    """
+
+    def __init__(
+        self,
+        clipping_norm: float = 1.0,
+        sensitivity: float = 1.0,
+        epsilon: float = 1.0,
+        delta: float = 1e-5,
+    ) -> None:
+        if not epsilon > 0:
+            raise ValueError(f"defense.local_dp.epsilon={epsilon!r} must be positive.")
+        if not 0 < delta < 1:
+            raise ValueError(f"defense.local_dp.delta={delta!r} must be between 0 and 1.")
+        LocalDpMod(clipping_norm, sensitivity, epsilon, delta)  # refuses the rest
+        self.clipping_norm = clipping_norm
+        self.sensitivity = sensitivity
+        self.epsilon = epsilon
+        self.delta = delta
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise per coordinate."""
+        factor = float(np.sqrt(2 * np.log(1.25 / self.delta)))
+        return self.sensitivity * factor / self.epsilon
+
+    def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
+        """Return the update as Flower's mod lets it pass."""
+        mod = LocalDpMod(self.clipping_norm, self.sensitivity, self.epsilon, self.delta)
+        moved = {name: -scale * value for name, value in update.items()}
+        sent = {name: torch.zeros_like(value) for name, value in update.items()}
+        seed = int(torch.randint(2**32, (1,), generator=generator, dtype=torch.int64))
+        state = np.random.get_state()  # the mod draws from numpy's global generator
+        np.random.seed(seed)
+        try:
+            reply: Any = mod(_envelope(sent), None, lambda *_: _envelope(moved))  # type: ignore[arg-type,return-value]
+        finally:
+            np.random.set_state(state)
+        (arrays,) = reply.content.array_records.values()
+        return {
+            name: torch.from_numpy(arrays[name].numpy().copy()).to(value) / -scale
+            for name, value in update.items()
+        }
+
+    def budget(self, updates: int, steps: int, rate: float) -> float | None:
+        """Return the budget of all updates together, by Rényi accounting."""
+        return epsilon_of(self.std / self.clipping_norm, updates, 1.0, self.delta)
+
+
+def _envelope(tensors: Tensors) -> SimpleNamespace:
+    """Return as much of a Flower message as a mod looks at."""
+    arrays = ArrayRecord({k: Array(np.ascontiguousarray(v.numpy())) for k, v in tensors.items()})
+    return SimpleNamespace(content=RecordDict({"arrays": arrays}), has_error=lambda: False)
