@@ -69,7 +69,7 @@ class Display:
     def attacked(self, row: AttackRow) -> None:
         """One more reply has been attacked."""
         if self._progress is not None:
-            read = f"client {row.client}: {row.recovered} of {row.batch_size}"
+            read = f"{row.subject}: {row.recovered} of {row.batch_size}"
             description = f"round {row.round} of {self._rounds}, {read}"
             self._progress.update(self._task, advance=1, description=description)
 
@@ -117,7 +117,7 @@ def attack_table(results: Results) -> Table:
         read = f"{row.recovered} of {row.batch_size}"
         table.add_row(
             str(row.round),
-            str(row.client),
+            f"{len(row.clients)} in one" if row.clients else str(row.client),
             read if row.status == "ok" or row.recovered else row.status.replace("_", " "),
             str(row.certified),
             *([str(row.false_certificates)] if wrong else []),

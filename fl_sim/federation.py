@@ -6,6 +6,7 @@ the evaluator asks it again for the truth, and nothing about the data ever trave
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,12 +35,6 @@ class Batches:
     inputs: Tensor
     labels: Tensor
     indices: Tensor
-
-    def distinct(self) -> tuple[Tensor, Tensor]:
-        """Return the inputs and labels of each image used, once each, in order of first use."""
-        flat = self.indices.flatten().tolist()
-        first = [flat.index(i) for i in dict.fromkeys(flat)]
-        return self.inputs.flatten(0, 1)[first], self.labels.flatten()[first]
 
 
 class Federation:
@@ -89,6 +84,14 @@ class Federation:
             labels=self.data.train_labels[indices],
             indices=indices,
         )
+
+    def truth(self, clients: Iterable[int], server_round: int) -> tuple[Tensor, Tensor]:
+        """Return the inputs and labels of each image that any of the clients uses in a round,
+        once each, in order of first use.
+        """
+        used = [self.batch_indices(client, server_round).flatten() for client in clients]
+        indices = torch.tensor(list(dict.fromkeys(torch.cat(used).tolist())))
+        return self.inputs(self.data.train_images[indices]), self.data.train_labels[indices]
 
     def inputs(self, images: Tensor) -> Tensor:
         """Turn uint8 images into the model's inputs."""

@@ -14,11 +14,11 @@ from fl_sim.federation import Federation
 
 
 def _labels(federation: Federation, client: int, server_round: int) -> Any:
-    return federation.batches(client, server_round).distinct()[1]
+    return federation.truth([client], server_round)[1]
 
 
 def _batch_size(federation: Federation, client: int, server_round: int) -> Any:
-    return len(federation.batches(client, server_round).distinct()[1])
+    return len(federation.truth([client], server_round)[1])
 
 
 def _data_range(federation: Federation, client: int, server_round: int) -> Any:

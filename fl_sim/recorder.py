@@ -50,9 +50,10 @@ class Recorder:
     def observe(self, observation: Observation) -> None:
         """Evaluate one attack against the truth, and record it."""
         info = {} if observation.found is None else dict(observation.found.info)
-        epsilon = budget(self.federation, observation.client, observation.round)
-        if epsilon is not None:
-            info["epsilon"] = epsilon
+        members = observation.clients or (observation.client,)
+        spent = [budget(self.federation, client, observation.round) for client in members]
+        if epsilons := [epsilon for epsilon in spent if epsilon is not None]:
+            info["epsilon"] = max(epsilons)
         row = AttackRow(
             round=observation.round,
             client=observation.client,
@@ -60,8 +61,9 @@ class Recorder:
             status=observation.status,
             message=observation.message,
             info=info,
+            clients=list(observation.clients),
         )
-        inputs, labels = self.federation.batches(row.client, row.round).distinct()
+        inputs, labels = self.federation.truth(members, row.round)
         row, gallery = score(
             row,
             observation.found,

@@ -48,6 +48,10 @@ class AttackRow:
         Those among them that are no true sample (relative error above `EXACT`, or unmatched).
     label_accuracy : float or None
         Share of the true samples whose match carries the right label; None without labels.
+    client : int
+        Which one; -1 stands for the sum over `clients`.
+    clients : list of int
+        Whose updates were attacked in one, where it was not that of `client` alone.
     psnr, ssim, relative_error : list of float or None
         PSNR in dB and SSIM in the data's [0, 1] range; ||x - x'|| / ||x|| in the model's input
         space.
@@ -71,6 +75,12 @@ class AttackRow:
     relative_error: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
+    clients: list[int] = field(default_factory=list)
+
+    @property
+    def subject(self) -> str:
+        """Whose update it was: "client 3", or "4 clients"."""
+        return f"{len(self.clients)} clients" if self.clients else f"client {self.client}"
 
 
 @dataclass

@@ -1,19 +1,22 @@
 """Flower strategies: adversaries that wrap any strategy, and the plumbing they stand on."""
 
-from strategies.adversary import HonestButCurious, Observation
+from strategies.adversary import COHORT, HonestButCurious, Observation
 from strategies.cohort import SeededCohort, answer_roll_call, sample_cohort
 from strategies.fedsgd import FedSGD
 from strategies.guard import DropInvalidUpdates
+from strategies.secure_aggregation import SecureAggregation
 from strategies.update import InvalidUpdate, UpdateRule
 from strategies.view import ServerView
 from strategies.wrapper import StrategyWrapper
 
 __all__ = [
+    "COHORT",
     "DropInvalidUpdates",
     "FedSGD",
     "HonestButCurious",
     "InvalidUpdate",
     "Observation",
+    "SecureAggregation",
     "SeededCohort",
     "ServerView",
     "StrategyWrapper",

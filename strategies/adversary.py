@@ -23,19 +23,23 @@ from strategies.wrapper import StrategyWrapper
 PARTITION_METRIC = "partition-id"
 """Metric under which a client says which partition it holds; names it across runs."""
 
+COHORT = -1
+"""Stands for all clients of a round together, where only their sum can be seen."""
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the adversary made of one client's reply in one round.
+    """What the adversary made of one update in one round.
 
     Attributes
     ----------
     round : int
         Server round, from 1.
     client : int
-        Partition the client says it holds, or its node id where it does not say.
+        Partition the client says it holds, or its node id where it does not say; `COHORT` for
+        the sum over several.
     status : str
         "ok", "timeout", "attack_failed", "not_applicable", "invalid_update" or "client_failed".
     message : str
@@ -43,6 +47,8 @@ class Observation:
         (``info["reason"]``).
     found : Reconstruction, optional
         What the attack returned.
+    clients : tuple of int
+        Whose updates are in what was attacked, if not `client` alone.
     """
 
     round: int
@@ -50,6 +56,7 @@ class Observation:
     status: str = "ok"
     message: str = ""
     found: Reconstruction | None = None
+    clients: tuple[int, ...] = ()
 
 
 @dataclass
@@ -180,26 +187,30 @@ class HonestButCurious(StrategyWrapper):
             return Observation(server_round, client, "client_failed", "No reply in time.")
         if reply.has_error():
             return Observation(server_round, client, "client_failed", _one_line(reply.error.reason))
+        sent = self._round.sent[reply.metadata.src_node_id]
         try:
-            view = self._view(server_round, client, reply)
+            view = self._view(sent, arrays_of(reply), self._granted(server_round, client))
         except InvalidUpdate as error:
             return Observation(server_round, client, "invalid_update", str(error))
         return self._attack(server_round, client, view)
 
-    def _view(self, server_round: int, client: int, reply: Message) -> ServerView:
-        sent = self._round.sent[reply.metadata.src_node_id]
+    def _granted(self, server_round: int, client: int) -> Knowledge:
+        knows = self.knows(server_round, client) if callable(self.knows) else self.knows
+        return knows or Knowledge()
+
+    def _view(self, sent: ArrayRecord, returned: ArrayRecord, knows: Knowledge) -> ServerView:
+        """Return what an update says to somebody who knows what had been sent."""
         model = self.model_fn()
         model.load_state_dict({name: tensor(sent, name) for name in sent})
         rule = UpdateRule(self.reply, self._learning_rate(), self.local_steps)
         names = [name for name, p in model.named_parameters() if p.requires_grad]
-        gradient = rule.gradient(arrays_of(reply), sent, names)
-        knows = self.knows(server_round, client) if callable(self.knows) else self.knows
+        gradient = rule.gradient(returned, sent, names)
         return ServerView(
             model=model.to(self.device),
             gradient={name: value.to(self.device) for name, value in gradient.items()},
             input_shape=self.input_shape,
             loss=self.loss,
-            knows=knows or Knowledge(),
+            knows=knows,
         )
 
     def _learning_rate(self) -> float | None:

@@ -89,7 +89,7 @@ def caption(row: AttackRow, gallery: Gallery, k: int) -> str:
     there = bool(found(gallery.reconstruction[k : k + 1])[0])
     psnr = row.psnr[k] if k < len(row.psnr) else None
     error = row.relative_error[k] if k < len(row.relative_error) else None
-    words = [f"client {row.client}"]
+    words = [row.subject]
     truth, label = int(gallery.truth_label[k]), int(gallery.label[k])
     if truth >= 0:
         words.append(f"label {truth}" + (f", read as {label}" if label >= 0 else ""))
