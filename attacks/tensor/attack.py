@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.certificate import certify, column_threshold
+from attacks.tensor.certificate import column_threshold, judge
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
@@ -158,10 +158,12 @@ def finish(
     info: dict[str, Any],
 ) -> Reconstruction:
     """All inputs at once, certificates, labels, and the model's own word on the whole batch."""
-    samples, scale, error = solve_inputs(layer, space, found)
-    plain = SampleEquation(space.Q, space.U, layer.weight, _last_coordinate(layer))
-    state = plain.evaluate(samples, pair.activation.slope)
-    verdict = certify(space, state, error)
+    points, scale, spread = solve_inputs(space, found)
+    equation = SampleEquation(space.Q, space.U, layer.weight @ space.V, space.last)
+    state = equation.evaluate(points, pair.activation.slope)
+    error = error_bound(space, found, points, scale, spread, state.phi)
+    verdict = judge(space, equation, state, pair.activation, points, error)
+    samples = points @ space.V.T
     delta = (found.delta * scale[:, None]) @ space.to_delta.T
     model = private_copy(problem.model).double()
     shape = problem.input_shape or (pair.in_features,)
@@ -174,7 +176,7 @@ def finish(
             inputs,
             delta,
             problem.loss,
-            flipped=_flip(plain, space, samples, pair),
+            flipped=_flip(equation, space, points, pair),
             scalable=pair.activation.kind == "piecewise linear",
             norm=space.norm,
         )
@@ -186,25 +188,26 @@ def finish(
     shares = multiplicities / size
     info |= {
         "gradient_residual": replay_residual(
-            model, problem.gradient, inputs, read.labels, shares, problem.loss
+            model, problem.gradient, inputs, read.targets, shares, problem.loss
         ),
         "multiplicities": multiplicities.tolist(),
         "error_bound": float(error.max()),
+        "solved": int(verdict.solved.sum()),
+        "unique": int(verdict.unique.sum()),
+        "determined": int(verdict.determined.sum()),
     }
     dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
     return Reconstruction(
         inputs=inputs.to(dtype),
         labels=read.labels if problem.loss == "cross_entropy" else read.labels.to(dtype),
         certified=certified,
-        residual=verdict.phi.to(dtype),
+        residual=state.phi.to(dtype),
         batch_size=size,
         info=info,
     )
 
 
-def solve_inputs(
-    layer: LayerGradient, space: GradientSpace, found: Found
-) -> tuple[Tensor, Tensor, Tensor]:
+def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Tensor]:
     """Samples x~ from their columns: X~ = D^+ G~, divided by the last coordinate.
 
     If samples are missing, D^+ G~ is right only off the missing samples' span; inside it the
@@ -212,11 +215,12 @@ def solve_inputs(
 
     Returns
     -------
-    samples : Tensor of shape (n, d + 1)
+    points : Tensor of shape (n, B)
+        In the coordinates of the row space.
     scale : Tensor of shape (n,)
         Factor that turns the found columns into the gradient's own D_i.
-    error : Tensor of shape (n,)
-        Relative error of each sample that noise can have caused.
+    spread : Tensor of shape (n,)
+        Norm of each row of D^+, for columns of norm one.
     """
     C = found.columns @ space.Q  # (n, B)
     pinv = torch.linalg.pinv(C.T)  # (n, B)
@@ -230,24 +234,30 @@ def solve_inputs(
         scale = raw @ space.last
     scale = torch.where(scale.abs() < 1e-300, torch.full_like(scale, 1e-300), scale)
     coordinates = outside / scale[:, None] + (found.points @ rest) @ rest.T
-    error = space.noise * pinv.norm(dim=1) / (scale.abs() * coordinates.norm(dim=1))
-    if len(rest.T):
-        error = torch.full_like(error, torch.inf)
-    return coordinates @ space.V.T, scale, error
+    return coordinates, scale, pinv.norm(dim=1)
 
 
-def _last_coordinate(layer: LayerGradient) -> Tensor | None:
-    if not layer.biased:
-        return None
-    last = layer.weight.new_zeros(layer.weight.shape[1])
-    last[-1] = 1
-    return last
+def error_bound(
+    space: GradientSpace, found: Found, points: Tensor, scale: Tensor, spread: Tensor, phi: Tensor
+) -> Tensor:
+    """Relative error of each sample that noise and wrong columns can have caused.
+
+    X~ = D^+ G~ hands on the noise of G~ and, by the residuals phi, what is wrong with any column.
+    Infinite if samples are missing: their part of G~ is spread over the others then.
+    """
+    sizes = scale.abs() * points.norm(dim=1)
+    wrong = (phi * sizes).norm()
+    if len(found) < space.rank:
+        return torch.full_like(sizes, torch.inf)
+    return spread * (space.noise + wrong) / sizes
 
 
-def _flip(plain: SampleEquation, space: GradientSpace, samples: Tensor, pair: LinearPair) -> Tensor:
+def _flip(
+    equation: SampleEquation, space: GradientSpace, points: Tensor, pair: LinearPair
+) -> Tensor:
     """Error multiplier that goes with -x where -x solves the equation as well; otherwise zero."""
-    opposite = plain.evaluate(-samples, pair.activation.slope)
-    z = samples @ plain.W.T
+    opposite = equation.evaluate(-points, pair.activation.slope)
+    z = points @ equation.W.T
     same = (pair.activation.slope(z)[0] * pair.activation.slope(-z)[0]).sum(1)
     solved = opposite.phi <= column_threshold(space, opposite.column)
     return torch.where(solved, -same.sign(), torch.zeros_like(same))

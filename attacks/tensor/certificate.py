@@ -1,17 +1,19 @@
-"""When a residual is small enough to be a proof."""
+"""When a residual is small enough to be a proof: noise, uniqueness and conditioning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from attacks.tensor.equation import State
+from attacks.tensor.activation import Activation
+from attacks.tensor.equation import SampleEquation, State
 from attacks.tensor.subspace import GradientSpace
 
 LOOSEST = 1e-2
 STRICTEST = 1e-5
-WORST_ERROR = 1e-3
+WORST_ERROR = 1e-2
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -47,33 +49,73 @@ class Verdict:
 
     Attributes
     ----------
-    phi : Tensor of shape (n,)
-        Residual of the sample equation at the returned input, with the true activation.
-    error : Tensor of shape (n,)
-        Relative error of the input that the gradient's noise can have caused.
-    certified : bool Tensor of shape (n,)
-        Whether the residual is explained by noise, the error vector is unique, and the problem is
-        conditioned well enough for the input to be right within `WORST_ERROR`.
+    solved : bool Tensor of shape (n,)
+        The equation's residual is no larger than noise explains.
+    unique : bool Tensor of shape (n,)
+        No second error vector solves it as well.
+    determined : bool Tensor of shape (n,)
+        No input further than `WORST_ERROR` away solves it as well, to first order.
     """
 
-    phi: Tensor
-    error: Tensor
-    certified: Tensor
+    solved: Tensor
+    unique: Tensor
+    determined: Tensor
+
+    @property
+    def certified(self) -> Tensor:
+        """All of it."""
+        return self.solved & self.unique & self.determined
 
 
-def certify(space: GradientSpace, state: State, error: Tensor) -> Verdict:
+def judge(
+    space: GradientSpace,
+    equation: SampleEquation,
+    state: State,
+    activation: Activation,
+    points: Tensor,
+    error: Tensor,
+) -> Verdict:
     """Judge returned inputs by the equation evaluated at them.
+
+    A curved activation determines x by itself: every direction must move the residual by more than
+    what is forgiven as noise. A piecewise linear one does not move at all; there x comes from the
+    columns of the *complete* batch, within the noise bound `error`, and what has to be excluded is
+    that one column stands for a mixture of samples with equal gates. Different error vectors would
+    show as a second solution; if the delta space has one dimension only, the gates must be fine
+    enough to tell inputs apart that differ by `WORST_ERROR`.
 
     Parameters
     ----------
     space : GradientSpace
         Of the gradient.
+    equation : SampleEquation
+        Over the gradient's whole row space, with biases on.
     state : State
-        Of the sample equation at the returned inputs, in the full input space.
+        At the returned inputs, with the true activation.
+    activation : Activation
+        Between the layers.
+    points : Tensor of shape (n, B)
+        The returned inputs in the coordinates of the row space.
     error : Tensor of shape (n,)
-        Their error bounds.
+        Relative error that noise can have caused; infinite where samples are missing.
     """
     threshold = column_threshold(space, state.column)
     solved = state.phi <= threshold
     unique = state.runner_up > 10 * threshold
-    return Verdict(state.phi, error, solved & unique & (error <= WORST_ERROR))
+    if activation.kind == "piecewise linear":
+        determined = error <= WORST_ERROR
+        if space.U.shape[1] == 1:
+            determined &= gate_flips(equation, activation, points) >= 1
+    else:
+        blind = torch.maximum(3 * expected_phi(space, state.column), state.phi)
+        slack = blind / (WORST_ERROR * points.norm(dim=1))
+        determined = equation.determined(state, slack) & ~(error.isfinite() & (error > WORST_ERROR))
+    return Verdict(solved, unique, determined)
+
+
+def gate_flips(equation: SampleEquation, activation: Activation, points: Tensor) -> Tensor:
+    """Expected number of gates that differ between x and a random input `WORST_ERROR` away."""
+    z = points @ equation.W.T
+    distance = (z[..., None] - activation.kinks.to(z)).abs().amin(-1)
+    reach = WORST_ERROR * z.square().mean(1, keepdim=True).sqrt()
+    return (0.5 * torch.erfc(distance / (reach * 2**0.5))).sum(1)

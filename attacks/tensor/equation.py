@@ -189,6 +189,36 @@ class SampleEquation:
         tangent = second * (delta @ self.Ut)
         return State(phi, delta, column, residual, tangent, freedom, runner_up, trust)
 
+    def determined(self, state: State, slack: Tensor) -> Tensor:
+        """Whether every direction of x moves the residual by at least `slack` per unit length.
+
+        Tests J'J > slack^2 I (see `step`) by Cholesky factorisation.
+
+        Parameters
+        ----------
+        state : State
+            Of N candidates.
+        slack : Tensor of shape (N,)
+            Smallest singular value of J that is asked for.
+
+        Returns
+        -------
+        bool Tensor of shape (N,)
+        """
+        n = self.Wn.shape[1]
+        eye = torch.eye(n, dtype=self.dtype, device=self.Wn.device)
+        answers = torch.ones(len(slack), dtype=torch.bool, device=slack.device)
+        for k in range(len(slack) if n else 0):
+            T = state.tangent[k][:, None] * self.Wn
+            v, pull = T.T @ state.column[k], T.T @ state.residual[k]
+            T = T - self.Q @ (self.Q.T @ T)
+            shared = state.freedom[k] @ T
+            H = T.T @ T - shared.T @ shared - torch.outer(v, pull) - torch.outer(pull, v)
+            H = H + state.phi[k] ** 2 * torch.outer(v, v)
+            failed = torch.linalg.cholesky_ex(H - slack[k] ** 2 * eye).info
+            answers[k] = bool(failed == 0) and bool(torch.isfinite(H).all())
+        return answers
+
     def step(self, state: State, damping: Tensor, iterations: int, tolerance: Tensor) -> Tensor:
         """Damped Gauss-Newton step for every candidate.
 

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from attacks.base import Loss
 
+DOUBTFUL = 0.999
+"""Cosine below which a single label does not explain an error."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -23,6 +26,8 @@ class Labels:
     ----------
     labels : Tensor of shape (n,) or (n, C)
         Class indices for cross entropy; targets for squared loss, (n,) for one output.
+    targets : Tensor of shape (n, C)
+        What the loss compares the output with: label distributions, or the squared loss' targets.
     shares : Tensor of shape (n,)
         Share of the mean loss each sample carries: a multiple of 1/B.
     agreement : Tensor of shape (n,)
@@ -30,6 +35,7 @@ class Labels:
     """
 
     labels: Tensor
+    targets: Tensor
     shares: Tensor
     agreement: Tensor
 
@@ -60,7 +66,8 @@ def read_labels(
     error = torch.linalg.lstsq(jacobian.transpose(1, 2), delta[:, :, None]).solution[:, :, 0]
     targets = output - error * rank * output.shape[1] / 2
     ones = torch.ones_like(error[:, 0])
-    return Labels(targets[:, 0] if output.shape[1] == 1 else targets, ones / rank, ones)
+    labels = targets[:, 0] if output.shape[1] == 1 else targets
+    return Labels(labels, targets, ones / rank, ones)
 
 
 def output_jacobian(model: nn.Module, outgoing: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,16 +92,36 @@ def output_jacobian(model: nn.Module, outgoing: str, inputs: Tensor) -> tuple[Te
 
 
 def _classes(output: Tensor, jacobian: Tensor, delta: Tensor) -> Labels:
-    """The class c maximising cos(J'(softmax f - e_c), delta)."""
+    """The class c maximising cos(J'(softmax f - e_c), delta); failing that, the best two classes.
+
+    Two copies of one image under different labels a, b arrive as one sample whose error is the sum
+    of both labels' errors; it is reported with label a and the share of both.
+    """
     pull = torch.einsum("nc,nck->nk", torch.softmax(output, 1), jacobian)
     errors = pull[:, None, :] - jacobian  # (n, C, C2)
+    agreement, share, labels = _best_match(errors, delta)
+    targets = torch.nn.functional.one_hot(labels, output.shape[1]).to(output)
+    for i in torch.nonzero(agreement < DOUBTFUL)[:, 0].tolist():
+        first, second = torch.triu_indices(errors.shape[1], errors.shape[1], 1).to(labels)
+        both = errors[i, first] + errors[i, second]
+        match, half, pair = _best_match(both[None], delta[i : i + 1])
+        if float(match) > max(DOUBTFUL, float(agreement[i])):
+            a, b = first[pair[0]], second[pair[0]]
+            agreement[i], share[i], labels[i] = match[0], 2 * half[0], a
+            targets[i] = 0
+            targets[i, torch.stack([a, b])] = 0.5
+    return Labels(labels, targets, share, agreement)
+
+
+def _best_match(errors: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(cosine, length of delta in units of the match, index) of the error closest to delta."""
     product = torch.einsum("nck,nk->nc", errors, delta)
     length = errors.norm(dim=2)
     cosine = product / (length * delta.norm(dim=1, keepdim=True)).clamp_min(1e-300)
-    agreement, labels = cosine.max(1)
-    chosen = labels[:, None]
-    square = length.gather(1, chosen)[:, 0].square().clamp_min(1e-300)
-    return Labels(labels, product.gather(1, chosen)[:, 0] / square, agreement)
+    best, index = cosine.max(1)
+    at = index[:, None]
+    share = product.gather(1, at) / length.gather(1, at).square().clamp_min(1e-300)
+    return best, share[:, 0], index
 
 
 def batch_size(shares: Tensor, rank: int) -> tuple[int, Tensor]:
@@ -118,7 +145,8 @@ def batch_size(shares: Tensor, rank: int) -> tuple[int, Tensor]:
     ones = torch.ones(len(shares), dtype=torch.int64, device=shares.device)
     if len(shares) != rank or not bool((shares > 0).all()):
         return rank, ones
-    multiples = shares / shares.min()
+    unit = shares.min()
+    multiples = shares / unit
     whole = multiples.round()
     if float((multiples / whole - 1).abs().max()) > 0.05 or float(multiples.max()) > 100:
         return rank, ones
@@ -129,7 +157,7 @@ def replay_residual(
     model: nn.Module,
     gradient: dict[str, Tensor],
     inputs: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     shares: Tensor,
     loss: Loss,
 ) -> float:
@@ -141,7 +169,7 @@ def replay_residual(
         A private float64 copy in evaluation mode.
     gradient : dict from parameter name to Tensor
         As observed.
-    inputs, labels, shares : Tensor
+    inputs, targets, shares : Tensor
         The reconstructed batch; the shares weigh the samples' losses.
     loss : "cross_entropy" or "mse"
         The clients' loss.
@@ -155,9 +183,9 @@ def replay_residual(
     with torch.enable_grad():
         output = model(inputs).reshape(len(inputs), -1)
         if loss == "cross_entropy":
-            each = nn.functional.cross_entropy(output, labels, reduction="none")
+            each = nn.functional.cross_entropy(output, targets, reduction="none")
         else:
-            each = (output - labels.reshape(output.shape)).square().mean(1)
+            each = (output - targets).square().mean(1)
         total = (each * shares).sum()
         computed = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     gap, size = 0.0, 0.0

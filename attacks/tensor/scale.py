@@ -96,7 +96,7 @@ def settle(
 
 
 def _best_scale(angle: Callable[[Tensor, Tensor], Tensor], unit: Tensor) -> Settled:
-    """Scan scales from 2^-6 to 2^6 times a unit, then golden sections around the deepest few minima."""
+    """Scan scales from 2^-6 to 2^6 units, then golden sections around the deepest few minima."""
     grid = torch.linspace(-OCTAVES, OCTAVES, STEPS, dtype=unit.dtype, device=unit.device)
 
     def at(exponent: Tensor) -> Tensor:

@@ -96,10 +96,11 @@ def gradient_space(layer: LayerGradient) -> GradientSpace:
         With rank 0 for a vanishing gradient.
     """
     Q, S, Vh = torch.linalg.svd(layer.gradient, full_matrices=False)
-    rank = numerical_rank(S, layer.precision)
+    rank = numerical_rank(S, layer.precision, max(layer.gradient.shape))
     noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
     U2, S2, _ = torch.linalg.svd(layer.outgoing_gradient, full_matrices=False)
-    errors = min(numerical_rank(S2, layer.precision), max(rank, 1))
+    errors = numerical_rank(S2, layer.precision)
+    errors = min(errors, max(rank, 1))
     U, R = torch.linalg.qr(layer.outgoing.T @ U2[:, :errors])
     to_delta = torch.linalg.solve_triangular(R.T, U2[:, :errors].T, upper=False).T
     V = Vh[:rank].T
@@ -115,8 +116,12 @@ def gradient_space(layer: LayerGradient) -> GradientSpace:
     )
 
 
-def numerical_rank(S: Tensor, precision: float) -> int:
-    """Number of singular values that stand above rounding noise: the largest gap in the spectrum.
+def numerical_rank(S: Tensor, precision: float, longer: int | None = None) -> int:
+    """Number of singular values that stand above the noise.
+
+    The noise level comes from the low end of the spectrum, by the Marchenko-Pastur law. What is
+    thirty times above its edge counts in any case, what is below it never does, and in between the
+    largest gap decides: rounding noise is not white, so its edge is not sharp.
 
     Parameters
     ----------
@@ -124,6 +129,9 @@ def numerical_rank(S: Tensor, precision: float) -> int:
         Singular values, decreasing.
     precision : float
         Unit roundoff of the matrix' entries.
+    longer : int, optional
+        The longer side of the matrix, of which p is the shorter. By default only rounding counts
+        as noise, for spectra too short to show a noise level of their own.
 
     Returns
     -------
@@ -132,11 +140,32 @@ def numerical_rank(S: Tensor, precision: float) -> int:
     """
     if len(S) == 0 or not float(S[0]) > 0:
         return 0
-    floor = S[0] * precision * 0.01
-    padded = torch.cat([S, floor[None]]).clamp_min(float(floor))
-    above = int((2 * precision * S[0] < S).sum())
+    rounding = 0.1 * precision * float(S[0])
+    edge = rounding if longer is None else max(noise_edge(S, longer), rounding)
+    least = max(1, int((30 * edge < S).sum()))
+    most = max(least, int((1.03 * edge < S).sum()))
+    padded = torch.cat([S, S.new_tensor([rounding])]).clamp_min(rounding)
     gaps = padded[:-1] / padded[1:]
-    return int(gaps[: max(above, 1)].argmax()) + 1
+    return least + int(gaps[least - 1 : most].argmax())
+
+
+def noise_edge(S: Tensor, longer: int) -> float:
+    """Largest singular value white noise would have, judged by the lowest eighth of the spectrum.
+
+    Parameters
+    ----------
+    S : Tensor of shape (p,)
+        Singular values of a p x longer (or longer x p) matrix, decreasing.
+    longer : int
+        The longer side.
+    """
+    p = len(S)
+    aspect = p / longer
+    low, high = (1 - aspect**0.5) ** 2, (1 + aspect**0.5) ** 2
+    x = torch.linspace(low, high, 4001, dtype=torch.float64)[1:-1]
+    mass = torch.cumsum(torch.sqrt((high - x) * (x - low)) / x, 0)
+    eighth = x[int((mass < mass[-1] / 8).sum())]
+    return float(S[p * 7 // 8]) * (high / float(eighth)) ** 0.5
 
 
 def _typical_norm(layer: LayerGradient) -> float:

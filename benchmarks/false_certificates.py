@@ -1,0 +1,187 @@
+"""Counts false certificates: inputs certified by the tensor attack that were not in the batch.
+
+Thousands of small random trials: activations, widths, batch sizes, depths, losses, with and without
+biases, near-copies in the batch, rounding of every kind, noise of every size, and gradients of a
+model that is not the one the server believes in. A certified input further than 1 % from every
+true one is a false certificate; the target is none.
+
+    python benchmarks/false_certificates.py --trials 10000 --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import multiprocessing
+import random
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attacks import NotApplicable, TensorAttack
+
+ACTIVATIONS = (
+    nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Tanh,
+    nn.Sigmoid, nn.Mish, nn.Softsign, nn.Hardswish, nn.LogSigmoid, nn.Hardtanh, nn.ReLU6,
+    nn.Softshrink, nn.Tanhshrink, nn.PReLU, nn.Hardsigmoid,
+)  # fmt: skip
+CORRUPTIONS = (
+    "none",
+    "float64",
+    "weights reply",
+    "noise",
+    "clip and noise",
+    "prune",
+    "wrong model",
+)
+BATCHES = ("independent", "near copies", "exact copies", "collinear")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One random instance, fully determined by its fields."""
+
+    seed: int
+    activation: type[nn.Module]
+    size: int
+    width: int
+    batch: int
+    deep: bool
+    bias: bool
+    loss: str
+    outputs: int
+    corruption: str
+    kind: str
+    level: float
+
+
+def draw(seed: int) -> Trial:
+    """A random trial."""
+    r = random.Random(seed)
+    width = r.choice((24, 48, 96, 192))
+    return Trial(
+        seed=seed,
+        activation=r.choice(ACTIVATIONS),
+        size=r.choice((6, 12, 24, 48)),
+        width=width,
+        batch=r.randint(1, max(2, width // 4)),
+        deep=r.random() < 0.3,
+        bias=r.random() < 0.8,
+        loss=r.choice(("cross_entropy", "cross_entropy", "mse")),
+        outputs=r.choice((1, 2, 5, 10)),
+        corruption=r.choice(CORRUPTIONS),
+        kind=r.choice(BATCHES),
+        level=10 ** r.uniform(-7, 0),
+    )
+
+
+def build(trial: Trial) -> nn.Module:
+    """The network of a trial."""
+    widths = [trial.size, trial.width, *([16] if trial.deep else []), trial.outputs]
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
+        layers += [trial.activation()] if i else []
+        layers.append(nn.Linear(a, b, bias=trial.bias))
+    return nn.Sequential(*layers)
+
+
+def inputs_of(trial: Trial) -> Tensor:
+    """A batch of the trial's kind."""
+    x = torch.randn(trial.batch, trial.size)
+    if trial.kind == "near copies":
+        x[1::2] = x[0::2][: len(x[1::2])] + trial.level * torch.randn_like(x[1::2])
+    elif trial.kind == "exact copies":
+        x[1::2] = x[0::2][: len(x[1::2])]
+    elif trial.kind == "collinear":
+        x = torch.randn(trial.size) + 10 ** (-2 * torch.rand(1)) * x
+    return x
+
+
+def gradient_of(trial: Trial, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The gradient a client would send, corrupted as the trial says."""
+    source = model.double() if trial.corruption == "float64" else model
+    x = x.to(next(source.parameters()).dtype)
+    if trial.corruption == "wrong model":
+        source = build(replace(trial, activation=random.Random(trial.seed).choice(ACTIVATIONS)))
+    output = source(x)
+    if trial.loss == "cross_entropy":
+        target = torch.randint(trial.outputs, (len(x),))
+        value = nn.functional.cross_entropy(output, target)
+    else:
+        value = nn.functional.mse_loss(output, torch.randn_like(output))
+    grads = torch.autograd.grad(value, list(source.parameters()), allow_unused=True)
+    names = [n for n, _ in model.named_parameters()]
+    kept = [
+        g for g, p in zip(grads, source.parameters(), strict=True) if p.numel() > 1 or g is not None
+    ]
+    gradient = {n: g for n, g in zip(names, kept, strict=False) if g is not None}
+    return {
+        n: corrupt(trial, g, p)
+        for (n, g), p in zip(gradient.items(), model.parameters(), strict=False)
+    }
+
+
+def corrupt(trial: Trial, g: Tensor, p: Tensor) -> Tensor:
+    """One tensor's corruption."""
+    if trial.corruption == "weights reply":
+        return (p.detach() - (p.detach() - 0.1 * g)) / 0.1
+    if trial.corruption in ("noise", "clip and noise"):
+        scale = 0.1 if trial.corruption == "clip and noise" else 1.0
+        return scale * g + trial.level * scale * g.norm() / g.numel() ** 0.5 * torch.randn_like(g)
+    if trial.corruption == "prune":
+        cut = g.abs().flatten().quantile(min(trial.level * 3, 0.95))
+        return torch.where(g.abs() < cut, 0, g)
+    return g
+
+
+def run(seed: int) -> tuple[Trial, int, int, int, str]:
+    """(trial, certified, false, batch, worst) of one seed."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    trial = draw(seed)
+    model = build(trial).eval()
+    x = inputs_of(trial)
+    gradient = gradient_of(trial, model, x)
+    if [g.shape for g in gradient.values()] != [p.shape for p in model.parameters()]:
+        return trial, 0, 0, len(x), "skipped"
+    try:
+        found = TensorAttack(patience=2).run(model, gradient, loss=trial.loss)
+    except NotApplicable:
+        return trial, 0, 0, len(x), "refused"
+    certified = found.inputs[found.certified].double()
+    if not len(certified):
+        return trial, 0, 0, len(x), ""
+    x = x.double()
+    error = (torch.cdist(certified, x) / x.norm(dim=1)).min(1).values
+    return trial, len(certified), int((error > 1e-2).sum()), len(x), f"{float(error.max()):.1e}"
+
+
+def main() -> None:
+    """Run the trials and print a table per corruption."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    totals: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    seeds = range(options.first, options.first + options.trials)
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+        for trial, certified, false, batch, worst in pool.imap_unordered(run, seeds, 8):
+            for key in (trial.corruption, "all"):
+                totals[key].update(
+                    trials=1, samples=batch, certified=certified, false=false, failed=bool(false)
+                )
+            if false:
+                print(f"FALSE {false} of {certified} certified, worst {worst}: {trial}", flush=True)
+    print(f"{'corruption':16s} {'trials':>7} {'samples':>8} {'certified':>10} {'false':>6}")
+    for key, row in totals.items():
+        print(
+            f"{key:16s} {row['trials']:7d} {row['samples']:8d} "
+            f"{row['certified']:10d} {row['false']:6d}"
+        )
+
+
+if __name__ == "__main__":
+    main()
