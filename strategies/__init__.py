@@ -1,5 +1,6 @@
 """Flower strategies: adversaries that wrap any strategy, and the plumbing they stand on."""
 
+from strategies.active import ActiveServer
 from strategies.adversary import COHORT, HonestButCurious, Observation
 from strategies.cohort import SeededCohort, answer_roll_call, sample_cohort
 from strategies.fedsgd import FedSGD
@@ -11,6 +12,7 @@ from strategies.wrapper import StrategyWrapper
 
 __all__ = [
     "COHORT",
+    "ActiveServer",
     "DropInvalidUpdates",
     "FedSGD",
     "HonestButCurious",

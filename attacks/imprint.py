@@ -1,0 +1,175 @@
+"""`ImprintAttack`: read the samples an imprinted first layer has sorted into bins.
+
+The server sent a first layer whose rows are all the same and whose units feed the next layer with
+the same weights (Fowl et al. 2022, "Robbing the Fed", arXiv 2110.13057, section 4; the strategy's
+side of it is `strategies.queries.Imprint`). A rectifier lets unit i see the samples of brightness
+above its threshold. So the gradients of neighbouring units, in the order of their thresholds,
+differ by the samples in between, and where that is a single one x,
+
+    (dL/dW_i - dL/dW_j) / (dL/db_i - dL/db_j) = x.
+
+A bin with several samples gives a mixture of them. The model tells the two apart: for a sample x of
+label y, the bias gradient's difference is the model's own derivative at (x, y) over the batch size,
+one integer for all bins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
+
+ALIKE = 1e-6
+"""Relative distance below which rows count as the same."""
+
+LARGEST_BATCH = 4096
+"""Batch sizes up to this one are tried."""
+
+
+class ImprintAttack(Attack):
+    """Quotients of differences between neighbouring units of an imprinted layer.
+
+    Parameters
+    ----------
+    faintest : float, default 1e-4
+        Bins whose bias gradient is below this share of the largest count as empty.
+    tolerance : float, default 1e-3
+        Relative misfit of the model's own derivative up to which a sample is certified.
+    """
+
+    def __init__(self, faintest: float = 1e-4, tolerance: float = 1e-3) -> None:
+        self.faintest = faintest
+        self.tolerance = tolerance
+
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Reconstruct the batch; see `Attack.run`."""
+        pair = imprinted_pair(problem)
+        layer = problem.model.get_submodule(pair.hidden)
+        assert isinstance(layer, nn.Linear)
+        order = layer.bias.detach().double().argsort(descending=True)
+        dW = _steps(problem.gradient[f"{pair.hidden}.weight"].double()[order])
+        db = _steps(problem.gradient[f"{pair.hidden}.bias"].double()[order])
+        full = (db.abs() > self.faintest * db.abs().max()).nonzero().flatten()
+        inputs = dW[full] / db[full, None]
+        shape = problem.input_shape or (pair.in_features,)
+        inputs = inputs.reshape(-1, *shape)
+        info: dict[str, Any] = {"bins": len(order), "full_bins": len(full)}
+        dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
+        if problem.loss != "cross_entropy" or not len(full):
+            return Reconstruction(
+                inputs=inputs.to(dtype),
+                certified=torch.zeros(len(full), dtype=torch.bool),
+                residual=torch.zeros(len(full), dtype=dtype),
+                info=info,
+            )
+        expected = _steps(bias_gradients(problem, pair.hidden, inputs)[:, :, order], dim=-1)
+        expected = expected[torch.arange(len(full)), :, full]  # (n, classes), for a batch of one
+        size, labels, misfit = explained(expected, db[full], self.tolerance)
+        return Reconstruction(
+            inputs=inputs.to(dtype),
+            labels=labels,
+            certified=misfit < self.tolerance,
+            residual=misfit.to(dtype),
+            batch_size=size,
+            info=info,
+        )
+
+
+def imprinted_pair(problem: Problem) -> LinearPair:
+    """The pair of layers at the input, if the server had imprinted it.
+
+    Raises
+    ------
+    NotApplicable
+        If there is none, or its rows differ, or its activation has no kink.
+    """
+    pairs = find_linear_pairs(problem.model, problem.input_shape)
+    pair = next((p for p in pairs if p.at_input), None)
+    if pair is None:
+        raise NotApplicable(
+            "The model does not begin with Linear - elementwise activation - Linear."
+        )
+    state = dict(problem.model.named_parameters())
+    rows = state[f"{pair.hidden}.weight"].detach()
+    columns = state[f"{pair.outgoing}.weight"].detach().T
+    if f"{pair.hidden}.bias" not in problem.gradient or not (_same(rows) and _same(columns)):
+        raise NotApplicable(
+            "The first layer carries no imprint; strategy=active strategy.query=imprint sends one."
+        )
+    if pair.activation.kind != "piecewise linear":
+        raise NotApplicable(
+            f"An imprint needs a rectifier; the activation behind {pair.hidden!r} is "
+            f"{pair.activation.kind}."
+        )
+    return pair
+
+
+def _same(rows: Tensor) -> bool:
+    return bool((rows - rows[0]).norm() <= ALIKE * rows.norm())
+
+
+def _steps(values: Tensor, dim: int = 0) -> Tensor:
+    """Differences between each unit and the next higher threshold's; the last stays itself."""
+    values = values.movedim(dim, 0)
+    ahead = torch.cat([values[1:], torch.zeros_like(values[:1])])
+    return (values - ahead).movedim(0, dim)
+
+
+def bias_gradients(problem: Problem, hidden: str, inputs: Tensor) -> Tensor:
+    """The loss's derivative by a layer's bias, for single samples under every label.
+
+    Returns
+    -------
+    Tensor of shape (n, classes, units)
+        In float64.
+    """
+    model = private_copy(problem.model).double()
+    layer = model.get_submodule(hidden)
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        logits = model(inputs.double())
+    finally:
+        handle.remove()
+    losses = -logits.log_softmax(1).sum(0)  # (classes,), samples stay apart in the derivative
+    rows = [
+        torch.autograd.grad(loss, seen[0], retain_graph=True)[0].reshape(len(inputs), -1)
+        for loss in losses
+    ]
+    return torch.stack(rows, 1).detach()
+
+
+def explained(expected: Tensor, observed: Tensor, tolerance: float) -> tuple[int, Tensor, Tensor]:
+    """Choose the batch size that explains most bins, and each bin's label.
+
+    Parameters
+    ----------
+    expected : Tensor of shape (n, classes)
+        Bias gradient of a batch of one sample, under each label.
+    observed : Tensor of shape (n,)
+        Bias gradient of the batch.
+    tolerance : float
+        Relative misfit up to which a bin is explained.
+
+    Returns
+    -------
+    size : int
+    labels : Tensor of shape (n,)
+    misfit : Tensor of shape (n,)
+    """
+    ratios = (expected / observed[:, None]).flatten().round()
+    sizes = ratios[(ratios >= 1) & (ratios <= LARGEST_BATCH)].unique()
+    if not len(sizes):
+        return (
+            len(observed),
+            torch.zeros(len(observed), dtype=torch.int64),
+            torch.ones_like(observed),
+        )
+    misfits = (expected[None] / sizes[:, None, None] / observed[None, :, None] - 1).abs()
+    best, labels = misfits.min(2)  # (sizes, n)
+    chosen = int((best < tolerance).sum(1).argmax())
+    return int(sizes[chosen]), labels[chosen], best[chosen]
