@@ -34,6 +34,7 @@ def check_numbers(config: ScenarioConfig) -> None:
         ("clients.threads", clients.threads, 1),
         ("rounds", config.rounds, 1),
         ("seed", config.seed, 0),
+        ("threads", config.threads, 1),
     ):
         if value < least:
             raise ScenarioError(f"{key}={value} must be at least {least}.")

@@ -93,6 +93,7 @@ class ScenarioConfig:
     round_timeout: float = 600.0  # seconds the server waits for a round's replies
     seed: int = 0
     device: str = "cpu"
+    threads: int = 1  # torch threads of the server; more pay only for large convolutional models
 
 
 def register() -> None:

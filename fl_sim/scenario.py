@@ -17,6 +17,7 @@ from fl_sim.display import Display
 from fl_sim.errors import RunError
 from fl_sim.federation import federation_of
 from fl_sim.instantiate import instantiate
+from fl_sim.local import torch_threads
 from fl_sim.recorder import Recorder
 from fl_sim.records import Results
 from fl_sim.report.page import write_report
@@ -74,7 +75,8 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
     try:
         display.started(config)
         tracker.start(results.scenario, folder)
-        backend.run(server.app(), client_app(results.scenario), config.clients.count)
+        with torch_threads(config.threads):
+            backend.run(server.app(), client_app(results.scenario), config.clients.count)
         if server.error is not None:
             raise server.error
         results.status = "complete"
