@@ -44,11 +44,14 @@ class Knowledge:
         Number of samples in the batch, at least 1.
     data_range : tuple of two floats or of two broadcastable Tensors, optional
         Lowest and highest value an input can take, in the model's input space.
+    batchnorm_statistics : mapping from module name to (mean, variance), optional
+        Of the batch at the input of each BatchNorm layer, per channel, the variance biased.
     """
 
     labels: Tensor | None = None
     batch_size: int | None = None
     data_range: tuple[Any, Any] | None = None
+    batchnorm_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,6 +108,8 @@ class Reconstruction:
         Wall time of the attack.
     info : dict
         Diagnostics of the attack, plain numbers and strings.
+    features : Tensor of shape (n, F), optional
+        What an inner layer saw of each input, where the attack reads that first.
     """
 
     inputs: Tensor
@@ -114,10 +119,11 @@ class Reconstruction:
     batch_size: int | None = None
     seconds: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.inputs)
-        for name in ("labels", "certified", "residual"):
+        for name in ("labels", "certified", "residual", "features"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"Reconstruction.{name} has {len(value)} entries for {n} inputs.")

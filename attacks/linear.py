@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import NotApplicable, Problem
-from attacks.tensor.subspace import numerical_rank
 
 ROUNDING = 16
 """Singular values up to this many unit roundoffs of the largest count as rounding noise."""
@@ -186,11 +185,29 @@ def estimate_batch_size(
             matrix = torch.cat([matrix, bias.double()[:, None]], 1)
         limit = min(matrix.shape) - (1 if classifier and call.at_output else 0)
         singular = torch.linalg.svdvals(matrix)
-        roundoff = torch.finfo(observed.dtype).eps / 2
-        rank = numerical_rank(singular, roundoff)
-        if 0 < rank < limit and singular[rank] < ROUNDING * roundoff * singular[0]:
+        rank = rank_above_rounding(singular, torch.finfo(observed.dtype).eps / 2)
+        if 0 < rank < limit:
             ranks.append(rank)
     return max(ranks, default=None)
+
+
+def rank_above_rounding(singular: Tensor, roundoff: float) -> int:
+    """Number of singular values before the widest gap, or 0 if what follows is no rounding noise.
+
+    Parameters
+    ----------
+    singular : Tensor of shape (p,)
+        Singular values, decreasing.
+    roundoff : float
+        Unit roundoff of the matrix' entries.
+    """
+    if not len(singular) or not float(singular[0]) > 0:
+        return 0
+    floor = float(singular[0]) * roundoff
+    values = torch.cat([singular, singular.new_zeros(1)]).clamp_min(0.01 * floor)
+    above = max(int((singular > 2 * floor).sum()), 1)
+    rank = int((values[:-1] / values[1:])[:above].argmax()) + 1
+    return rank if float(values[rank]) < ROUNDING * floor else 0
 
 
 def batch_size_of(problem: Problem, calls: list[LinearCall]) -> tuple[int, int | None]:

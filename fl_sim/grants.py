@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from attacks import Knowledge
+from fl_sim.errors import ScenarioError
 from fl_sim.federation import Federation
 
 
@@ -26,7 +27,7 @@ def _data_range(federation: Federation, client: int, server_round: int) -> Any:
 
 
 GRANTS = {"labels": _labels, "batch_size": _batch_size, "data_range": _data_range}
-"""How each permission is looked up; the names are the fields of `attacks.Knowledge`."""
+"""How each permission is looked up; the names are fields of `attacks.Knowledge`."""
 
 
 def granted(names: Iterable[str], federation: Federation) -> Callable[[int, int], Knowledge]:
@@ -38,8 +39,17 @@ def granted(names: Iterable[str], federation: Federation) -> Callable[[int, int]
         The scenario's permissions; others stay closed.
     federation : Federation
         Knows the truth.
+
+    Raises
+    ------
+    ScenarioError
+        If a permission exists for users of the library only.
     """
     names = list(names)
+    if missing := [name for name in names if name not in GRANTS]:
+        raise ScenarioError(
+            f"attack.knows={missing} cannot be granted by a scenario, only by attacks.Knowledge."
+        )
 
     def knows(server_round: int, client: int) -> Knowledge:
         return Knowledge(**{name: GRANTS[name](federation, client, server_round) for name in names})

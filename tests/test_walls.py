@@ -55,4 +55,9 @@ def test_the_types_have_no_place_for_the_truth():
     seen = {f.name for f in fields(Problem)}
     assert seen == {"model", "gradient", "input_shape", "loss", "knows", "generator"}
     assert {f.name for f in fields(ServerView)} == seen - {"generator"}
-    assert {f.name for f in fields(Knowledge)} == {"labels", "batch_size", "data_range"}
+    assert {f.name for f in fields(Knowledge)} == {
+        "labels",
+        "batch_size",
+        "data_range",
+        "batchnorm_statistics",
+    }

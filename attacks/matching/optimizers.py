@@ -38,15 +38,18 @@ class Adam:
     Attributes
     ----------
     lr : float
-        Step size, divided by 10 after 3/8, 5/8 and 7/8 of the iterations.
+        Step size.
     signed : bool
         Whether only the derivative's sign is used.
+    decays : bool
+        Whether the step size is divided by 10 after 3/8, 5/8 and 7/8 of the iterations.
     betas : tuple of two floats
         Decay of the averages of derivative and square.
     """
 
     lr: float = 0.1
     signed: bool = True
+    decays: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
 
     def minimise(
@@ -58,7 +61,8 @@ class Adam:
         one, two = self.betas
         for step in range(1, iterations + 1):
             _, slopes = evaluate(unknowns)
-            lr = self.lr * 0.1 ** sum(step > iterations * k // 8 for k in (3, 5, 7))
+            passed = sum(step > iterations * k // 8 for k in (3, 5, 7)) if self.decays else 0
+            lr = self.lr * 0.1**passed
             for u, slope, m, v in zip(unknowns, slopes, first, second, strict=True):
                 g = slope.sign() if self.signed else slope
                 m.lerp_(g, 1 - one)

@@ -1,0 +1,131 @@
+"""`AnalyticAttack`: an input is the quotient of a linear layer's weight and bias gradients.
+
+For a layer that sees the input itself, dL/dW = sum_i D_i x_i' and dL/db = sum_i D_i. One sample:
+every row of the first is the input times an entry of the second (Phong et al. 2018,
+"Privacy-preserving deep learning via additively homomorphic encryption"). Several samples: a row's
+quotient is a weighted mean of those samples that activate its unit, and the sample itself if there
+is but one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.labels import inferred_labels
+from attacks.linear import LinearCall, batch_size_of, linear_calls, resolve_input_shape
+
+ALIKE = 1e-3
+"""Relative distance below which two units' quotients count as the same image."""
+
+EXACT = 1e-4
+"""Relative residual of dL/dW = dL/db x' below which a single sample counts as proven."""
+
+
+class AnalyticAttack(Attack):
+    """Quotients of weight and bias gradients of the first linear layer.
+
+    Exact, and certified, for one sample. For more it returns one quotient per sample of the batch:
+    those that most units agree on first, then those of the largest bias gradients; mixtures of
+    samples, unless a unit happened to see one sample only.
+    """
+
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Reconstruct the batch; see `Attack.run`."""
+        shape = resolve_input_shape(problem.model, problem.input_shape)
+        calls = linear_calls(problem.model, shape)
+        layer = input_layer(problem, calls)
+        size, estimate = batch_size_of(problem, calls)
+        dW, db = problem.gradient[layer.weight], problem.gradient[layer.bias]
+        if size == 1:
+            inputs, residual = single(dW.double(), db.double())
+            support = [len(db)]
+        else:
+            inputs, residual, support = quotients(dW.double(), db.double(), size)
+        labels = None
+        if size == 1 and problem.loss == "cross_entropy" and any(c.at_output for c in calls):
+            labels = inferred_labels(problem, 1)
+        return Reconstruction(
+            inputs=inputs.reshape(-1, *shape).to(dW.dtype),
+            labels=labels,
+            certified=(residual < EXACT) & (size == 1) & (estimate == 1),
+            residual=residual.to(dW.dtype),
+            batch_size=estimate,
+            info={"layer": layer.name, "units_in_agreement": support},
+        )
+
+
+def input_layer(problem: Problem, calls: list[LinearCall]) -> LinearCall:
+    """The linear layer that sees the model's input, with weight and bias gradients.
+
+    Raises
+    ------
+    NotApplicable
+        If there is none.
+    """
+    layer = next((c for c in calls if c.at_input), None)
+    if layer is None:
+        raise NotApplicable("The model does not begin with a linear layer.")
+    if layer.weight not in problem.gradient or layer.bias not in problem.gradient:
+        raise NotApplicable(
+            f"The attack divides by the gradient of {layer.bias!r}, which is not there."
+        )
+    return layer
+
+
+def single(dW: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+    """The x that solves dL/dW = dL/db x' best: dW' db / |db|^2, and the relative residual.
+
+    Parameters
+    ----------
+    dW : Tensor of shape (m, d)
+    db : Tensor of shape (m,)
+
+    Returns
+    -------
+    inputs : Tensor of shape (n, d)
+        n = 1, or 0 if the bias' gradient vanishes.
+    residual : Tensor of shape (n,)
+    """
+    power = db.square().sum()
+    if not power > 0:
+        return dW.new_zeros(0, dW.shape[1]), dW.new_zeros(0)
+    x = db @ dW / power
+    gap = (dW - torch.outer(db, x)).norm() / dW.norm().clamp_min(torch.finfo(dW.dtype).tiny)
+    return x[None], gap[None]
+
+
+def quotients(dW: Tensor, db: Tensor, size: int) -> tuple[Tensor, Tensor, list[int]]:
+    """At most `size` distinct row quotients, the best supported first.
+
+    Parameters
+    ----------
+    dW : Tensor of shape (m, d)
+    db : Tensor of shape (m,)
+    size : int
+
+    Returns
+    -------
+    inputs : Tensor of shape (n, d)
+    residual : Tensor of shape (n,)
+        Relative distance to the nearest other unit's quotient.
+    support : list of int
+        How many units agree on each.
+    """
+    rows = torch.nonzero(db.abs() > 1e-6 * db.abs().max())[:, 0]
+    candidates = dW[rows] / db[rows, None]
+    norms = candidates.norm(dim=1).clamp_min(torch.finfo(dW.dtype).tiny)
+    apart = torch.cdist(candidates, candidates) / norms[:, None]
+    alike = apart < ALIKE
+    apart.fill_diagonal_(torch.inf)
+    support = alike.sum(1)
+    weight = db[rows].abs() / db.abs().max().clamp_min(torch.finfo(db.dtype).tiny)
+    chosen: list[int] = []
+    free = torch.ones(len(rows), dtype=torch.bool, device=dW.device)
+    while len(chosen) < size and bool(free.any()):
+        best = int((torch.where(free, support + weight, -torch.ones_like(weight))).argmax())
+        chosen.append(best)
+        free &= ~alike[best]
+        free[best] = False
+    return candidates[chosen], apart[chosen].min(1).values, support[chosen].tolist()

@@ -1,0 +1,63 @@
+"""The tensor step at a hidden linear layer: what enters it, and each sample's label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attacks.base import NotApplicable, Problem
+from attacks.features.front import tail_of
+from attacks.tensor.attack import TensorAttack
+from attacks.tensor.layers import find_linear_pairs
+
+
+@dataclass(frozen=True)
+class RecoveredFeatures:
+    """Inputs of a hidden linear layer.
+
+    Attributes
+    ----------
+    layer : str
+        Its name.
+    features : Tensor of shape (n, in_features)
+        Of as many samples as were recovered.
+    labels : Tensor of shape (k,)
+        Labels of the first k of them, k = n or 0.
+    """
+
+    layer: str
+    features: Tensor
+    labels: Tensor
+
+
+def recover_features(problem: Problem, input_shape: tuple[int, ...]) -> RecoveredFeatures:
+    """Run the tensor attack on the rest of the model behind the input of a linear layer.
+
+    Parameters
+    ----------
+    problem : Problem
+    input_shape : tuple of int
+        Shape of one input of the whole model.
+
+    Raises
+    ------
+    NotApplicable
+        If the model has no Linear - elementwise activation - Linear, or its activation is linear
+        or quadratic.
+    """
+    pairs = find_linear_pairs(problem.model, input_shape)
+    if not pairs:
+        raise NotApplicable("The model has no Linear - elementwise activation - Linear.")
+    pair = pairs[0]
+    tail = tail_of(problem.model, pair)
+    found = TensorAttack().run(
+        tail.module,
+        {own: problem.gradient[name] for own, name in tail.names.items()},
+        loss=problem.loss,
+        generator=problem.generator,
+    )
+    labels = found.labels if tail.complete and found.labels is not None else found.inputs[:0]
+    if problem.loss == "cross_entropy":
+        labels = labels.flatten(1)[:, 0].long() if labels.dim() > 1 else labels.long()
+    return RecoveredFeatures(pair.hidden, found.inputs.flatten(1), labels)
