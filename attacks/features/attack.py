@@ -1,0 +1,268 @@
+"""From a gradient to features, from features to pixels: the exact attack behind any front end.
+
+Convolutions before the first Linear - activation - Linear hide the images from the exact attack,
+but not what the convolutions make of them. It reads those features, per sample; what is left is to
+invert a known function, one image at a time. A descent finds the image (`images`), Gauss-Newton
+on equations that hold up to rounding makes it exact and says whether it is the only one (`newton`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.features.descent import descend
+from attacks.features.front import Front, tail_of
+from attacks.features.images import Descents, Images, count_kinks, search
+from attacks.features.newton import Solved, Span, polish
+from attacks.features.objective import FeatureMatch
+from attacks.features.reading import Features, read_features, row_space
+from attacks.linear import resolve_input_shape
+from attacks.tensor.attack import TensorAttack
+from attacks.tensor.certificate import LOOSEST, STRICTEST, WORST_ERROR
+from attacks.tensor.layers import LinearPair, find_linear_pairs
+
+
+class FeatureInversion(Attack):
+    """Exact features at an inner Linear - activation - Linear, and the images behind them.
+
+    A model that begins with such a pair is handed to the exact attack as it is.
+
+    Parameters
+    ----------
+    iterations : int, default 250
+        Evaluations of a descent on the true front end.
+    stage : int, default 100
+        Evaluations of each stage of the homotopy over smoothed front ends.
+    widths : sequence of float
+        Of the smoothing, in standard deviations of the features.
+    levels : sequence of float
+        Grey levels, in the model's input space, to start from.
+    tv : float, default 1e-4
+        Weight of the total variation.
+    candidates : int, default 96
+        Of the exact attack, see `TensorAttack`.
+    patience : int, default 5
+        Of the exact attack.
+    """
+
+    def __init__(
+        self,
+        iterations: int = 250,
+        stage: int = 100,
+        widths: Sequence[float] = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.007),
+        levels: Sequence[float] = (0.3, -0.5, 0.0, 1.0),
+        tv: float = 1e-4,
+        candidates: int = 96,
+        patience: int = 5,
+    ) -> None:
+        self.iterations = iterations
+        self.stage = stage
+        self.widths = widths
+        self.levels = levels
+        self.tv = tv
+        self.candidates = candidates
+        self.patience = patience
+
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Reconstruct the batch; see `Attack.run`."""
+        exact = TensorAttack(self.candidates, self.patience)
+        pairs = find_linear_pairs(problem.model, problem.input_shape)
+        if any(pair.at_input for pair in pairs):
+            return exact.reconstruct(problem)
+        shape = resolve_input_shape(problem.model, problem.input_shape)
+        pair = readable_pair(problem, pairs, shape)
+        features = read_features(problem, pair, tail_of(problem.model, pair), exact)
+        info: dict[str, Any] = {
+            "layer": pair.hidden,
+            "activation": pair.activation.kind,
+            "pixels": torch.Size(shape).numel(),
+            "features": pair.in_features,
+            "features_found": len(features),
+            "features_certified": int(features.certified.sum()),
+            "features_error_bound": features.bound,
+            "rank": features.info.get("rank"),
+        }
+        if not len(features):
+            why = features.info.get("reason", "no sample found")
+            reason = f"No features could be read at {pair.hidden!r}: {why}."
+            empty = problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape)
+            return Reconstruction(
+                inputs=empty, batch_size=features.batch_size, info=info | {"reason": reason}
+            )
+        return self._invert(problem, pair, shape, features, info)
+
+    def _invert(
+        self,
+        problem: Problem,
+        pair: LinearPair,
+        shape: tuple[int, ...],
+        features: Features,
+        info: dict[str, Any],
+    ) -> Reconstruction:
+        rows = row_space(problem, pair, int(features.info["rank"]))
+        match = feature_match(problem, pair, shape, features)
+        kinks = count_kinks(match)
+        determined = match.features.shape[1] - rows.basis.shape[1] >= info["pixels"]
+        images = Images(
+            match.features.new_zeros(len(features), info["pixels"]),
+            match.features.new_full((len(features),), torch.inf),
+        )
+        settings = Descents(
+            self.iterations,
+            self.stage,
+            self.widths,
+            self.levels,
+            self.tv,
+            last_tv=0.0 if determined else self.tv,
+        )
+        solved: list[Solved] = []
+        info |= {"kinks": kinks, "interrupted": False}
+        try:
+            search(match, settings, kinks > 0, images)
+            if determined:
+                images.x = unmixed(match, rows, images.x, self.iterations)
+                for x in images.x:
+                    solved.append(polish(match.front, rows, x.double(), shape))
+        except KeyboardInterrupt:
+            info["interrupted"] = True
+        info["starts"] = images.starts
+        return _result(problem, shape, features, rows, match, images, solved, info)
+
+
+def readable_pair(
+    problem: Problem, pairs: Sequence[LinearPair], shape: tuple[int, ...]
+) -> LinearPair:
+    """First pair that sees one row per sample and whose activation identifies samples.
+
+    Raises
+    ------
+    NotApplicable
+        If there is none.
+    """
+    dtype = next(problem.model.parameters()).dtype
+    device = next(problem.model.parameters()).device
+    probe = torch.zeros(2, *shape, dtype=dtype, device=device)
+    for pair in pairs:
+        with torch.no_grad():
+            seen = Front(problem.model, pair.hidden, dtype)(probe)
+        observed = all(
+            f"{name}.weight" in problem.gradient for name in (pair.hidden, pair.outgoing)
+        )
+        curved = pair.activation.kind not in ("linear", "quadratic")
+        if seen.dim() == 2 and observed and curved:
+            return pair
+    raise NotApplicable(
+        "The model has no Linear - elementwise activation - Linear that sees one row per sample, "
+        "so no features can be read exactly; a head with a hidden layer has one (model.depth=2)."
+    )
+
+
+def feature_match(
+    problem: Problem, pair: LinearPair, shape: tuple[int, ...], features: Features
+) -> FeatureMatch:
+    """The features that were read as an objective, in float32."""
+    bounds = None
+    if problem.knows.data_range is not None:
+        like = features.values.float()
+        low, high = (torch.as_tensor(b).to(like) for b in problem.knows.data_range)
+        bounds = (low, high)
+    return FeatureMatch(
+        front=Front(problem.model, pair.hidden, torch.float32),
+        shape=shape,
+        features=features.values.float(),
+        size=float(features.values.square().sum(1).mean().sqrt()),
+        bounds=bounds,
+    )
+
+
+def unmixed(match: FeatureMatch, rows: Span, x: Tensor, iterations: int) -> Tensor:
+    """Descend on the distance to the gradient's row space, which mixed features leave alone."""
+    loose = replace(match, span=rows.basis.to(x.dtype), bounds=None)
+    return descend(lambda v: loose.evaluate(v, 0.0, 0.0), x, iterations // 2)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Images, their residuals, and which of them are proved."""
+
+    x: Tensor
+    residual: Tensor
+    certified: Tensor
+
+
+def _judge(rows: Span, match: FeatureMatch, images: Images, solved: list[Solved]) -> _Judged:
+    """Certified: the equations hold up to the gradient's rounding and determine the pixels."""
+    x, residual = images.x.double(), images.residual.double()
+    certified = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    exact = match.front.to(torch.float64)
+    for i, end in enumerate(solved):
+        x[i], residual[i] = end.x, end.residual
+        with torch.no_grad():
+            seen = exact(end.x.reshape(1, *match.shape)).flatten()
+        allowed = min(max(3 * rows.expected(seen), STRICTEST), LOOSEST)
+        certified[i] = end.residual <= allowed and end.weakest > 0 and end.error <= WORST_ERROR
+    return _Judged(x, residual, certified)
+
+
+def _result(
+    problem: Problem,
+    shape: tuple[int, ...],
+    features: Features,
+    rows: Span,
+    match: FeatureMatch,
+    images: Images,
+    solved: list[Solved],
+    info: dict[str, Any],
+) -> Reconstruction:
+    judged = _judge(rows, match, images, solved)
+    tried = torch.isfinite(images.residual)
+    dtype = problem.gradient[next(iter(problem.gradient))].dtype
+    if solved:
+        info |= {
+            "spare_equations": solved[0].spare,
+            "weakest_singular_value": min(end.weakest for end in solved),
+            "image_error": max(end.error for end in solved),
+        }
+    values = features.values.clone()
+    with torch.no_grad():
+        better = match.front.to(torch.float64)(judged.x.reshape(-1, *shape)).flatten(1)
+    values[judged.certified] = better[judged.certified]
+    if reason := _reason(judged.certified, solved, info):
+        info["reason"] = reason
+    return Reconstruction(
+        inputs=judged.x[tried].reshape(-1, *shape).to(dtype),
+        labels=None if features.labels is None else features.labels[tried],
+        certified=judged.certified[tried],
+        residual=judged.residual[tried].to(dtype),
+        batch_size=features.batch_size,
+        info=info,
+        features=values[tried].to(dtype),
+    )
+
+
+def _reason(certified: Tensor, solved: list[Solved], info: dict[str, Any]) -> str | None:
+    """Why not every image is proved, in one sentence, or None."""
+    found, rank = info["features_found"], info["rank"]
+    if info["interrupted"]:
+        return "The attack was stopped before it had inverted all features."
+    if not solved:
+        lost = "kinks hide where the rest went" if info["kinks"] else "gradient rows did not decide"
+        return (
+            f"The features of {found} samples were read, but {info['features']} features do not "
+            f"determine {info['pixels']} pixels: {lost}, so the images are guesses."
+        )
+    if not certified.all():
+        bad = int((~certified).sum())
+        return (
+            f"{bad} of {len(certified)} images were not inverted to the precision of their "
+            "features: the search ended in a local minimum or the pixels are poorly determined."
+        )
+    if found < rank:
+        return f"The features of {found} of {rank} samples could be read."
+    return None

@@ -1,0 +1,201 @@
+"""Gauss-Newton on one image at a time, and what its Jacobian proves.
+
+The equations of an image x are that its features lie in the row space of the layer's gradient,
+
+    r(x) = (I - V V') [front(x), 1] = 0,    G~ = [dL/dW | dL/db] = D [phi, 1],  span V = rows of G~,
+
+F + 1 - B equations for n pixels, exact up to rounding. Nothing of the features that were read
+enters, only the space they span: what the exact attack left mixed between samples of nearly the
+same direction is sorted out here. Mixtures of features are no features: pairs (image, mixture) on
+which the front's image meets the space again have dimension n + B - 1 - F < 0, generically none.
+
+At a solution the Jacobian J says how far noise in the features can have moved the image. The part
+of that noise outside J's range is the residual that is left, so its size is known: for noise of
+standard deviation s = |r| / sqrt(F + 1 - B - n) per equation the error of the image has the
+expected square s^2 trace (J'J)^-1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from attacks.features.front import Front
+
+CHUNK = 128
+DAMPING = 1e-9
+
+
+@dataclass(frozen=True)
+class Span:
+    """Row space of the gradient of the layer behind the front.
+
+    Attributes
+    ----------
+    basis : Tensor of shape (F + 1, B) or (F, B)
+        Orthonormal, float64.
+    biased : bool
+        Whether a last coordinate 1 belongs to the features.
+    blur : Tensor of shape (B,)
+        How far noise has turned each basis vector: noise over singular value.
+    """
+
+    basis: Tensor
+    biased: bool
+    blur: Tensor
+
+    def outside(self, rows: Tensor) -> Tensor:
+        """(I - V V') rows, for (F + 1,) or (F + 1, k)."""
+        return rows - self.basis @ (self.basis.T @ rows)
+
+    def residual(self, features: Tensor) -> Tensor:
+        """Of one feature vector (F,), relative to its length."""
+        joined = self._joined(features, 1.0)
+        return self.outside(joined) / features.norm()
+
+    def jacobian(self, features: Tensor, slopes: Tensor) -> Tensor:
+        """Of the residual at fixed unit; `slopes`, (F, n), is the features' own Jacobian."""
+        return self.outside(self._joined(slopes, 0.0)) / features.norm()
+
+    def expected(self, features: Tensor) -> float:
+        """Relative residual that the gradient's noise leaves a true feature vector with."""
+        inside = self.basis.T @ self._joined(features, 1.0)
+        return float((self.blur * inside).norm() / features.norm())
+
+    def _joined(self, features: Tensor, last: float) -> Tensor:
+        if not self.biased:
+            return features
+        return torch.cat([features, torch.full_like(features[:1], last)])
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Where Gauss-Newton ended, for one image.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n,)
+    residual : float
+        |r(x)|.
+    spare : int
+        Equations minus unknowns, at rank.
+    weakest : float
+        Lower bound of J's smallest singular value; zero if J has no full column rank.
+    error : float
+        Root mean square relative error of x that noise in the features can have caused, as far as
+        the residual shows it; infinite if the pixels are not determined.
+    """
+
+    x: Tensor
+    residual: float
+    spare: int
+    weakest: float
+    error: float
+
+
+def jacobian(front: Front, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Derivative of the features of one image (n,) by its pixels, (F, n)."""
+
+    def features(v: Tensor) -> Tensor:
+        return front(v.reshape(1, *shape)).flatten()
+
+    def column(tangent: Tensor) -> Tensor:
+        return jvp(features, (x,), (tangent,))[1]
+
+    directions = torch.eye(len(x), dtype=x.dtype, device=x.device).split(CHUNK)
+    return torch.cat([vmap(column)(part) for part in directions]).T
+
+
+def polish(
+    front: Front, span: Span, x: Tensor, shape: tuple[int, ...], jacobians: int = 3
+) -> Solved:
+    """Solve an image's equations from nearby, and weigh the solution.
+
+    A Jacobian is used, by the chord method, for as long as it halves the residual; a new one is
+    made if the last one brought more than a factor of ten.
+
+    Parameters
+    ----------
+    front : Front
+        Residuals are computed in float64, Jacobians in float32.
+    span : Span
+        Of the features.
+    x : Tensor of shape (n,)
+        Start, float64.
+    shape : tuple of int
+        Of one image.
+    jacobians : int, default 3
+        Most Jacobians to make.
+    """
+    exact, coarse = front.to(torch.float64), front.to(torch.float32)
+
+    def seen(point: Tensor) -> Tensor:
+        with torch.no_grad():
+            return exact(point.reshape(1, *shape)).flatten()
+
+    r = span.residual(seen(x))
+    low = float(r.norm())
+    normal = x.new_zeros(len(x), len(x))
+    for _ in range(jacobians):
+        J = span.jacobian(seen(x), jacobian(coarse, x.float(), shape).double())
+        normal, before = J.T @ J, low
+        inverse = _damped(normal)
+        while True:
+            ahead = x - torch.cholesky_solve((J.T @ r)[:, None], inverse)[:, 0]
+            r_ahead = span.residual(seen(ahead))
+            reached = float(r_ahead.norm())
+            halved = reached < 0.5 * low
+            if reached < low:
+                x, r, low = ahead, r_ahead, reached
+            if not halved:
+                break
+        if low > 0.1 * before:
+            break
+    spare = len(r) - span.basis.shape[1] - len(x)
+    weakest, spread = conditioning(normal, torch.finfo(torch.float32).eps)
+    error = float("inf")
+    if spare > 0:
+        error = low / spare**0.5 * spread / max(float(x.norm()), 1e-300)
+    return Solved(x, low, spare, weakest, error)
+
+
+def _damped(normal: Tensor) -> Tensor:
+    """Cholesky factor of J'J with as little added to its diagonal as makes it positive."""
+    eye = torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
+    ridge = DAMPING * float(normal.diagonal().mean()) + 1e-300
+    while True:
+        factor, fault = torch.linalg.cholesky_ex(normal + ridge * eye)
+        if not int(fault):
+            return factor
+        ridge *= 100
+
+
+def conditioning(normal: Tensor, precision: float) -> tuple[float, float]:
+    """Lower bound of J's smallest singular value, and sqrt trace (J'J)^-1.
+
+    The trace of the inverse bounds its largest eigenvalue: sigma_min >= 1 / sqrt trace (J'J)^-1.
+
+    Parameters
+    ----------
+    normal : Tensor of shape (n, n)
+        J'J.
+    precision : float
+        Relative precision of J.
+
+    Returns
+    -------
+    weakest : float
+        Zero if J'J is singular to working precision.
+    spread : float
+        Infinite then.
+    """
+    factor, fault = torch.linalg.cholesky_ex(normal)
+    if int(fault):
+        return 0.0, float("inf")
+    eye = torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
+    spread = float(torch.linalg.solve_triangular(factor, eye, upper=False).norm())
+    trusted = 1 / spread > precision * float(torch.linalg.matrix_norm(normal)) ** 0.5
+    return (1 / spread, spread) if trusted else (0.0, float("inf"))

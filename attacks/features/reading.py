@@ -1,0 +1,133 @@
+"""What the exact attack reads at an inner pair of linear layers: features, labels, errors.
+
+The tail behind the front is a network like any other, whose private inputs are the features; the
+exact attack returns them with certificates. With all of them known the layer's own gradient
+G~ = D [phi, 1] gives every column D_i, and the error that each sample sent back into the front,
+
+    d_i = dL/dphi_i = W' D_i.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Problem, Reconstruction
+from attacks.features.front import Tail
+from attacks.features.newton import Span
+from attacks.tensor.attack import TensorAttack
+from attacks.tensor.layers import LinearPair
+
+
+@dataclass(frozen=True)
+class Features:
+    """Inputs of an inner linear layer, read exactly.
+
+    Attributes
+    ----------
+    values : Tensor of shape (n, F)
+        In float64.
+    certified : bool Tensor of shape (n,)
+        By the exact attack.
+    residual : Tensor of shape (n,)
+        Of the exact attack's sample equation.
+    labels : Tensor of shape (n,), optional
+        None where the tail could not be followed to the model's output.
+    errors : Tensor of shape (n, F), optional
+        d_i = dL/dphi_i; None unless every sample of the batch was found.
+    batch_size : int, optional
+        Estimate.
+    bound : float
+        Largest relative error that the gradient's noise can have caused.
+    info : dict
+        Diagnostics of the exact attack.
+    """
+
+    values: Tensor
+    certified: Tensor
+    residual: Tensor
+    labels: Tensor | None
+    errors: Tensor | None
+    batch_size: int | None
+    bound: float
+    info: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def read_features(problem: Problem, pair: LinearPair, tail: Tail, exact: TensorAttack) -> Features:
+    """Run the exact attack on what follows the front.
+
+    Parameters
+    ----------
+    problem : Problem
+        The whole model's.
+    pair : LinearPair
+        Where the tail begins.
+    tail : Tail
+        What follows the front.
+    exact : TensorAttack
+        With its hyperparameters.
+    """
+    found: Reconstruction = exact.run(
+        tail.module,
+        tail.gradient(problem.gradient),
+        input_shape=(pair.in_features,),
+        loss=problem.loss if tail.complete else "mse",  # no use is made of a lone pair's labels
+        generator=problem.generator,
+    )
+    values = found.inputs.double()
+    every = len(values) > 0 and len(values) == found.info.get("rank")
+    return Features(
+        values=values,
+        certified=found.certified,
+        residual=found.residual,
+        labels=found.labels if tail.complete else None,
+        errors=sent_back(problem, pair, values) if every else None,
+        batch_size=found.batch_size,
+        bound=float(found.info.get("error_bound", float("inf"))),
+        info=found.info,
+    )
+
+
+def joined_gradient(problem: Problem, pair: LinearPair) -> tuple[Tensor, bool]:
+    """Hidden layer's [dL/dW | dL/db] in float64, and whether it has a bias."""
+    gradient = problem.gradient[f"{pair.hidden}.weight"].double()
+    bias = problem.gradient.get(f"{pair.hidden}.bias")
+    if bias is None:
+        return gradient, False
+    return torch.cat([gradient, bias.double()[:, None]], 1), True
+
+
+def row_space(problem: Problem, pair: LinearPair, rank: int) -> Span:
+    """What the features span, as the gradient shows it."""
+    gradient, biased = joined_gradient(problem, pair)
+    _, S, Vh = torch.linalg.svd(gradient, full_matrices=False)
+    noise = S[rank] if rank < len(S) else S.new_zeros(())
+    return Span(basis=Vh[:rank].T.contiguous(), biased=biased, blur=noise / S[:rank])
+
+
+def sent_back(problem: Problem, pair: LinearPair, features: Tensor) -> Tensor:
+    """d_i = W' D_i with D = G~ pinv([phi, 1]), of shape (n, F).
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the gradient.
+    pair : LinearPair
+        The hidden layer.
+    features : Tensor of shape (n, F)
+        Of every sample of the batch.
+    """
+    layer = problem.model.get_submodule(pair.hidden)
+    assert isinstance(layer, nn.Linear)
+    gradient, biased = joined_gradient(problem, pair)
+    known = features
+    if biased:
+        known = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+    columns = gradient @ torch.linalg.pinv(known)  # (m, n)
+    return columns.T @ layer.weight.detach().double()

@@ -1,0 +1,138 @@
+"""The parts of feature inversion: cutting, smoothing, descending, weighing."""
+
+import pytest
+import torch
+from torch import nn
+
+from attacks.features.descent import descend
+from attacks.features.front import Front, tail_of
+from attacks.features.newton import conditioning
+from attacks.features.smoothing import Smoothed, soft_max_pool
+from attacks.tensor.layers import find_linear_pairs
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(48, 20),
+        nn.Tanh(),
+        nn.Linear(20, 4),
+    )
+
+
+def test_a_model_is_cut_into_front_and_tail():
+    model = small()
+    (pair,) = find_linear_pairs(model, (1, 9, 9))
+    x = torch.randn(3, 1, 9, 9)
+    tail = tail_of(model, pair)
+    features = Front(model, pair.hidden, torch.float64)(x.double())
+    assert tail.complete
+    assert features.dtype == torch.float64
+    torch.testing.assert_close(tail.module.double()(features), model(x).double())
+    assert set(tail.names.values()) == {"4.weight", "4.bias", "6.weight", "6.bias"}
+
+
+def test_the_front_knows_its_parameters():
+    front = Front(small(), "4", torch.float32)
+    assert set(front.parameters((1, 9, 9))) == {"0.weight", "0.bias"}
+
+
+class Untraceable(nn.Module):
+    """Its Python depends on data, and its head sees the image's brightness too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+
+    def forward(self, x):
+        y = self.body(x)
+        return y if x.sum() > 1e9 else y + 1
+
+
+def test_where_the_rest_cannot_be_traced_the_pair_alone_has_to_do():
+    model = Untraceable()
+    pair = find_linear_pairs(small(), (1, 9, 9))[0]
+    pair = type(pair)(**{**vars(pair), "hidden": "body.4", "outgoing": "body.6"})
+    tail = tail_of(model, pair)
+    assert not tail.complete
+    assert tail.names == {
+        "0.weight": "body.4.weight",
+        "0.bias": "body.4.bias",
+        "2.weight": "body.6.weight",
+        "2.bias": "body.6.bias",
+    }
+    z = torch.randn(2, 48)
+    torch.testing.assert_close(tail.module(z), model.body[4:](z))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        torch.relu,
+        nn.functional.relu,
+        nn.ReLU(inplace=True),
+        lambda x: x.clamp(min=0),
+        nn.LeakyReLU(),
+        nn.Hardtanh(),
+        lambda x: nn.functional.max_pool2d(x, 2),
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    ],
+)
+def test_kinks_are_smoothed_whatever_calls_them(call):
+    x = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    exact = call(x.clone())
+    errors = []
+    for width in (0.3, 0.03, 1e-4):
+        with Smoothed(width) as context:
+            smooth = call(x.clone())
+        errors.append(float((smooth - exact).abs().max()))
+        assert context.kinks == 1
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-3
+
+
+@pytest.mark.parametrize("call", [torch.tanh, nn.GELU(), nn.AvgPool2d(2), lambda x: x * 2])
+def test_smooth_functions_are_left_alone(call):
+    x = torch.randn(2, 3, 6, 6)
+    with Smoothed(0.5) as context:
+        inside = call(x)
+    assert torch.equal(inside, call(x))
+    assert context.kinks == 0
+
+
+def test_soft_maximum_is_smooth_where_the_true_one_jumps():
+    x = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]], requires_grad=True)
+    (slope,) = torch.autograd.grad(soft_max_pool(0.1, x, 2).sum(), x)
+    torch.testing.assert_close(slope[0, 0, 0, 0], slope[0, 0, 0, 1])
+
+
+def test_every_row_descends_on_its_own():
+    generator = torch.Generator().manual_seed(0)
+    roots = torch.randn(5, 12, 12, generator=generator, dtype=torch.float64)
+    target = torch.randn(5, 12, generator=generator, dtype=torch.float64)
+    scale = 10.0 ** torch.arange(-4, 6, 2, dtype=torch.float64)  # problems of very different size
+
+    def evaluate(x):
+        gap = torch.einsum("nij,nj->ni", roots, x - target) * scale[:, None]
+        slope = 2 * torch.einsum("nij,ni->nj", roots, gap) * scale[:, None]
+        return gap.square().sum(1), slope
+
+    start = torch.zeros(5, 12, dtype=torch.float64)
+    end = descend(evaluate, start, 400)
+    torch.testing.assert_close(end, target, rtol=0, atol=1e-4)
+    alone = descend(lambda x: tuple(v[2:3] for v in evaluate(x.expand(5, -1))), start[2:3], 400)
+    torch.testing.assert_close(end[2:3], alone)
+
+
+def test_conditioning_bounds_the_smallest_singular_value():
+    J = torch.randn(30, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weakest, spread = conditioning(J.T @ J, 1e-7)
+    singular = torch.linalg.svdvals(J)
+    assert 0 < weakest <= float(singular[-1])
+    assert spread == pytest.approx(float((1 / singular.square()).sum()) ** 0.5)
+    J[:, 0] = J[:, 1]
+    assert conditioning(J.T @ J, 1e-7)[0] == 0
