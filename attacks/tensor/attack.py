@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.tensor.certificate import column_threshold, judge
 from attacks.tensor.equation import SampleEquation
+from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
 from attacks.tensor.peeling import Found, peel, remainder
@@ -160,11 +161,18 @@ def finish(
     """All inputs at once, certificates, labels, and the model's own word on the whole batch."""
     points, scale, spread = solve_inputs(space, found)
     equation = SampleEquation(space.Q, space.U, layer.weight @ space.V, space.last)
+    errors = found.delta * scale[:, None]
+    if len(found) == space.rank and pair.activation.kind != "piecewise linear":
+        seen = observe(layer, space, pair.activation)
+        noise = space.noise * space.rank**0.5 / float(space.S.norm())
+        batch = polish(seen, points, errors, goal=3 * max(noise, layer.precision))
+        points, errors = batch.points, batch.delta
+        info["fit"] = batch.residual
     state = equation.evaluate(points, pair.activation.slope)
     error = error_bound(space, found, points, scale, spread, state.phi)
     verdict = judge(space, equation, state, pair.activation, points, error)
     samples = points @ space.V.T
-    delta = (found.delta * scale[:, None]) @ space.to_delta.T
+    delta = errors @ space.to_delta.T
     model = private_copy(problem.model).double()
     shape = problem.input_shape or (pair.in_features,)
     inputs = samples[:, : pair.in_features].reshape(-1, *shape)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import NotApplicable, TensorAttack
+from attacks import Interrupted, NotApplicable, TensorAttack
+from attacks.tensor.search import propose
 
 ACTIVATIONS = [
     nn.ReLU,
@@ -119,3 +120,88 @@ class Square(nn.Module):
 
     def forward(self, z):
         return z * z
+
+
+@pytest.mark.parametrize("activation", [nn.SELU, nn.Softshrink, nn.Mish, nn.Tanhshrink])
+def test_recovers_a_batch_behind_other_activations(activation):
+    model, gradient, inputs, labels = instance(activation)
+    assert_exact(TensorAttack().run(model, gradient), inputs, labels)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh])
+def test_recovers_a_batch_without_biases(activation):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(40, 256, bias=False), activation(), nn.Linear(256, 5, bias=False)
+    )
+    inputs, labels = torch.randn(8, 40), torch.randint(5, (8,))
+    found = TensorAttack().run(model, batch_gradient(model, inputs, labels))
+    assert_exact(found, inputs, labels)
+
+
+def test_squared_loss_leaves_an_unbiased_relu_without_a_scale():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 256, bias=False), nn.ReLU(), nn.Linear(256, 2, bias=False))
+    gradient = batch_gradient(model, torch.randn(4, 40), torch.randn(4, 2), "mse_loss")
+    assert not TensorAttack().run(model, gradient, loss="mse").certified.any()
+
+
+def test_squared_loss_gives_the_targets():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 256), nn.GELU(), nn.Linear(256, 1))
+    inputs, targets = torch.randn(8, 40), torch.randn(8, 1)
+    found = TensorAttack().run(
+        model, batch_gradient(model, inputs, targets, "mse_loss"), loss="mse"
+    )
+    error, nearest = matched(found, inputs)
+    assert error.max() < 1e-3
+    assert torch.allclose(found.labels[nearest], targets[:, 0], atol=1e-2)
+
+
+@pytest.mark.parametrize("second_label", [1, 3])
+def test_copies_are_one_sample_with_a_weight(second_label):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 256), nn.GELU(), nn.Linear(256, 5))
+    inputs = torch.randn(8, 40)
+    inputs[1] = inputs[0]
+    labels = torch.tensor([1, second_label, 2, 3, 4, 0, 0, 2])
+    found = TensorAttack().run(model, batch_gradient(model, inputs, labels))
+    assert len(found) == 7
+    assert found.batch_size == 8
+    assert sorted(found.info["multiplicities"]) == [1] * 6 + [2]
+    assert found.info["gradient_residual"] < 1e-4
+
+
+def test_same_result_with_random_starts_only():
+    model, gradient, inputs, labels = instance(nn.GELU)
+    assert_exact(TensorAttack(tensor_step=False).run(model, gradient), inputs, labels)
+
+
+def test_nothing_is_certified_under_a_wrong_model():
+    model, gradient, _, _ = instance(nn.GELU)
+    other, _, _, _ = instance(nn.GELU, seed=1)
+    assert not TensorAttack(patience=2).run(other, gradient).certified.any()
+    assert model is not other
+
+
+def test_vanishing_gradient_gives_nothing():
+    model, gradient, _, _ = instance(nn.ReLU)
+    found = TensorAttack().run(model, {k: torch.zeros_like(v) for k, v in gradient.items()})
+    assert len(found) == 0
+    assert "vanishes" in found.info["reason"]
+
+
+def test_an_interruption_keeps_what_was_found(monkeypatch):
+    model, gradient, _, _ = instance(nn.GELU, batch=24)
+    rounds = []
+
+    def interrupt(*args):
+        if rounds:
+            raise Interrupted
+        rounds.append(1)
+        return propose(*args)
+
+    monkeypatch.setattr("attacks.tensor.peeling.propose", interrupt)
+    found = TensorAttack(candidates=6).run(model, gradient)
+    assert found.info["interrupted"]
+    assert 0 < len(found) < 24
