@@ -16,7 +16,7 @@ from attacks.labels import inferred_labels
 from attacks.linear import batch_size_of, linear_calls, resolve_input_shape
 from attacks.matching.client import Client, private_model
 from attacks.matching.core import Best, Match, Start, descend
-from attacks.matching.objective import Distance
+from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
 
@@ -37,8 +37,8 @@ class Setting:
         Granted or inferred; None if they are to be optimised.
     client : Client
         Simulates the gradient.
-    target : Tensor of shape (p,)
-        The observed gradient, flat.
+    target : list of Tensor
+        The observed gradient, in the order of the client's names.
     bounds : (low, high), optional
         Granted range of the inputs.
     outputs : int
@@ -50,14 +50,14 @@ class Setting:
     batch_size: int | None
     labels: Tensor | None
     client: Client
-    target: Tensor
+    target: list[Tensor]
     bounds: Bounds
     outputs: int
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal numbers from the problem's generator, on the model's device."""
         generator = self.problem.generator
-        return torch.randn(*shape, generator=generator, device=generator.device).to(self.target)
+        return torch.randn(*shape, generator=generator, device=generator.device).to(self.target[0])
 
     def start(self, inputs: Tensor) -> Start:
         """A descent on the inputs themselves, and on the labels if they are not known."""
@@ -127,16 +127,16 @@ class MatchingAttack(Attack):
         client = Client(
             model, tuple(problem.gradient), problem.loss, self.local_steps, self.local_lr
         )
-        target = torch.cat([g.reshape(-1) for g in problem.gradient.values()]).to(dtype)
+        target = [g.to(dtype) for g in problem.gradient.values()]
         outputs = _count_outputs(problem.gradient, problem, shape)
         return Setting(
             problem=problem,
             shape=(size, *shape),
             batch_size=estimate,
-            labels=self._labels(problem, size, target),
+            labels=self._labels(problem, size, target[0]),
             client=client,
             target=target,
-            bounds=_bounds(problem, (size, *shape), target),
+            bounds=_bounds(problem, (size, *shape), target[0]),
             outputs=outputs,
         )
 
@@ -157,7 +157,7 @@ class MatchingAttack(Attack):
         setting: Setting,
         best: Best,
         *,
-        distance: Distance,
+        distance: Measure,
         optimizer: Optimizer,
         priors: Sequence[tuple[float, Prior]] = (),
         forward_priors: Sequence[tuple[float, ForwardPrior]] = (),
@@ -167,7 +167,7 @@ class MatchingAttack(Attack):
 
         Stops early once the objective falls below `tolerance`.
         """
-        match = Match(setting.client, setting.target, distance, priors, forward_priors)
+        match = Match(setting.client, distance, priors, forward_priors)
         lowest: list[float] = []
         while len(lowest) < self.restarts and best.value > tolerance:
             start = setting.start(setting.clamp(setting.randn(*setting.shape)))
@@ -179,7 +179,7 @@ def _result(setting: Setting, best: Best, info: dict[str, Any]) -> Reconstructio
     dtype = next(iter(setting.problem.gradient.values())).dtype
     if best.inputs is None or best.labels is None:
         return Reconstruction(
-            inputs=setting.target.new_zeros(0, *setting.shape[1:], dtype=dtype),
+            inputs=setting.target[0].new_zeros(0, *setting.shape[1:], dtype=dtype),
             batch_size=setting.batch_size,
             info=info,
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.matching.client import Client
-from attacks.matching.objective import Distance
+from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
 
@@ -50,10 +50,8 @@ class Match:
     ----------
     client : Client
         Simulates the gradient.
-    target : Tensor of shape (p,)
-        The observed gradient, flat, in the order of the client's names.
-    distance : Distance
-        Between the two.
+    distance : Measure
+        From the observed gradient.
     priors : list of (weight, Prior)
         On the candidate.
     forward_priors : list of (weight, ForwardPrior)
@@ -61,14 +59,13 @@ class Match:
     """
 
     client: Client
-    target: Tensor
-    distance: Distance
+    distance: Measure
     priors: Sequence[tuple[float, Prior]] = ()
     forward_priors: Sequence[tuple[float, ForwardPrior]] = ()
 
     def evaluate(
         self, inputs: Tensor, labels: Tensor, free: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[float, list[Tensor]]:
         """Objective and its derivatives.
 
         Parameters
@@ -79,24 +76,21 @@ class Match:
         free : list of Tensor
             Leaves to differentiate by.
         """
-        observed = self.client.gradient(inputs, labels)
-        flat = torch.cat([g.detach().reshape(-1) for g in observed])
-        value, slope = self.distance(flat, self.target)
-        outputs = list(observed)
-        seeds = [
-            s.view_as(g)
-            for s, g in zip(slope.split([g.numel() for g in observed]), observed, strict=True)
-        ]
+        caused = self.client.gradient(inputs, labels)
+        distance = self.distance([g.detach() for g in caused])
+        value, factor = distance.value, distance.factor
+        outputs, seeds = list(caused), distance.slope
         for weight, forward in self.forward_priors:
             penalty = forward.penalty()
-            value = value + weight * penalty.detach()
+            value += weight * float(penalty.detach())
             outputs.append(penalty)
-            seeds.append(torch.full_like(penalty, weight))
+            seeds.append(torch.full_like(penalty, weight / factor))
         slopes = list(torch.autograd.grad(outputs, free, seeds, materialize_grads=True))
+        slopes = [slope.mul_(factor) for slope in slopes]
         for weight, prior in self.priors:
             cost, slope = prior(inputs.detach())
-            value = value + weight * cost
-            slopes[0] = slopes[0].add(slope, alpha=weight)
+            value += weight * float(cost)
+            slopes[0].add_(slope, alpha=weight)
         return value, slopes
 
 
@@ -154,10 +148,9 @@ def descend(
             rendered = None if start.render is None else _render(start.render, codes)
             inputs = (codes[0] if rendered is None else rendered).detach().requires_grad_(True)
             free = [inputs, labels] if start.free_labels else [inputs]
-            total, slopes = match.evaluate(inputs, labels, free)
+            value, slopes = match.evaluate(inputs, labels, free)
             if rendered is not None:
                 slopes[:1] = torch.autograd.grad(rendered, codes, slopes[0])
-        value = float(total)
         best.evaluations += 1
         lowest = min(lowest, value)
         if value < best.value:

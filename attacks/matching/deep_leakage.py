@@ -62,6 +62,10 @@ class DeepLeakage(MatchingAttack):
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
         """Descend until the gradient is matched or the restarts are used up."""
         lowest = self.descents(
-            setting, best, distance=squared, optimizer=LBFGS(), tolerance=self.tolerance
+            setting,
+            best,
+            distance=squared(setting.target),
+            optimizer=LBFGS(),
+            tolerance=self.tolerance,
         )
         return {"restarts": lowest}

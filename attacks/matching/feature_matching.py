@@ -74,9 +74,9 @@ class FeatureMatching(MatchingAttack):
         size = setting.shape[0]
         forward: list[tuple[float, ForwardPrior]] = []
         if len(known.features):
-            features = known.features[:size].to(setting.target)
+            features = known.features[:size].to(setting.target[0])
             forward = [(self.features, Features(setting.client.model, known.layer, features))]
-        match = Match(setting.client, setting.target, cosine, [(self.tv, total_variation)], forward)
+        match = Match(setting.client, cosine(setting.target), [(self.tv, total_variation)], forward)
         labels = matching_labels(setting, known)
         lowest = []
         for _ in range(self.restarts):
@@ -107,7 +107,7 @@ def matching_labels(setting: Setting, known: RecoveredFeatures) -> Tensor | None
     size = setting.shape[0]
     read = known.labels[:size]
     if len(read) == size:
-        return read.to(setting.target) if setting.problem.loss == "mse" else read
+        return read.to(setting.target[0]) if setting.problem.loss == "mse" else read
     if setting.labels is None:
         return None
     if setting.problem.loss == "mse":

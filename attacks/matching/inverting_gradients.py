@@ -56,7 +56,7 @@ class InvertingGradients(MatchingAttack):
         lowest = self.descents(
             setting,
             best,
-            distance=cosine,
+            distance=cosine(setting.target),
             optimizer=Adam(self.lr, self.signed),
             priors=[(self.tv, total_variation)],
         )

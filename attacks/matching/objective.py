@@ -1,31 +1,79 @@
 """Distances between the gradient a candidate would cause and the observed one.
 
-Each takes both as flat vectors and returns its value and its derivative by the first in closed
-form. So the derivative by the candidate, by the chain rule, is one vector-Jacobian product with
-the client's gradient: no graph is recorded for the distance itself.
+Each is made for one observed gradient and returns, for a candidate's, its value and its derivative
+in closed form. So the derivative by the candidate, by the chain rule, is one vector-Jacobian
+product with the client's gradient: no graph is recorded for the distance itself. The derivative
+comes as tensors and a common factor, which saves a pass over all parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Distance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Maps (gradient, target), each of shape (p,), to (value, derivative by gradient)."""
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a gradient is from the observed one.
+
+    Attributes
+    ----------
+    value : float
+        The distance.
+    slope : list of Tensor
+        Its derivative by each tensor of the gradient, up to `factor`.
+    factor : float
+        What to multiply `slope` with.
+    """
+
+    value: float
+    slope: list[Tensor]
+    factor: float
 
 
-def cosine(gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - <g, t> / |g||t| (Geiping et al. 2020, arXiv 2003.14053, eq. 4); between 0 and 2."""
-    size = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-    unit = target / target.norm().clamp_min(torch.finfo(target.dtype).tiny)
-    cos = gradient @ unit / size
-    return 1 - cos, gradient.mul(cos / size**2).sub_(unit, alpha=float(1 / size))
+Measure = Callable[[Sequence[Tensor]], Distance]
+"""Takes a gradient, a tensor per parameter and without graph."""
 
 
-def squared(gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def cosine(target: Sequence[Tensor]) -> Measure:
+    """1 - <g, t> / |g||t| (Geiping et al. 2020, arXiv 2003.14053, eq. 4); between 0 and 2.
+
+    Its derivative is -(u - cos g / |g|) / |g| with u = t / |t|.
+    """
+    length = max(_norm(target), TINY)
+    unit = [t / length for t in target]
+
+    def measure(gradient: Sequence[Tensor]) -> Distance:
+        size = max(_norm(gradient), TINY)
+        cos = _inner(gradient, unit) / size
+        slope = torch._foreach_sub(unit, list(gradient), alpha=cos / size)
+        return Distance(1 - cos, list(slope), -1 / size)
+
+    return measure
+
+
+def squared(target: Sequence[Tensor]) -> Measure:
     """|g - t|^2 / |t|^2 (Zhu et al. 2019, arXiv 1906.08935, relative to the observed gradient)."""
-    gap = gradient - target
-    scale = 1 / target.square().sum().clamp_min(torch.finfo(target.dtype).tiny)
-    return gap.square().sum() * scale, gap * (2 * scale)
+    scale = 1 / max(_norm(target), TINY) ** 2
+    goal = list(target)
+
+    def measure(gradient: Sequence[Tensor]) -> Distance:
+        gap = list(torch._foreach_sub(list(gradient), goal))
+        return Distance(scale * _norm(gap) ** 2, gap, 2 * scale)
+
+    return measure
+
+
+TINY = 1e-30
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack(torch._foreach_norm(list(tensors))).norm())
+
+
+def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    products = [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]
+    return float(torch.stack(products).sum())

@@ -84,8 +84,7 @@ class SeeThroughGradients(MatchingAttack):
         )
         alone = Match(
             setting.client,
-            setting.target,
-            squared,
+            squared(setting.target),
             [(self.tv, total_variation), (self.small, mean_square)],
             forward,
         )
@@ -123,7 +122,7 @@ class SeeThroughGradients(MatchingAttack):
         assert own.inputs is not None
         assert own.labels is not None
         leaf = own.inputs.clone().requires_grad_(True)
-        value = float(alone.evaluate(leaf, own.labels, [leaf])[0])
+        value = alone.evaluate(leaf, own.labels, [leaf])[0]
         if own is not best:
             best.evaluations += own.evaluations
             if value < best.value:
