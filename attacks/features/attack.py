@@ -19,6 +19,7 @@ from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.features.descent import descend
 from attacks.features.front import Front, tail_of
 from attacks.features.images import Descents, Images, count_kinks, search
+from attacks.features.joint import Joint, joint_equations, solve_jointly
 from attacks.features.newton import Solved, Span, polish
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
@@ -26,6 +27,9 @@ from attacks.linear import resolve_input_shape
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.certificate import LOOSEST, STRICTEST, WORST_ERROR
 from attacks.tensor.layers import LinearPair, find_linear_pairs
+
+TRUSTING = 5
+"""Joint steps that take the features as read before their mixing is solved for as well."""
 
 
 class FeatureInversion(Attack):
@@ -45,6 +49,8 @@ class FeatureInversion(Attack):
         Grey levels, in the model's input space, to start from.
     tv : float, default 1e-4
         Weight of the total variation.
+    joint_steps : int, default 20
+        Levenberg-Marquardt steps on a whole batch, where smooth features are too few alone.
     candidates : int, default 96
         Of the exact attack, see `TensorAttack`.
     patience : int, default 5
@@ -58,6 +64,7 @@ class FeatureInversion(Attack):
         widths: Sequence[float] = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.007),
         levels: Sequence[float] = (0.3, -0.5, 0.0, 1.0),
         tv: float = 1e-4,
+        joint_steps: int = 20,
         candidates: int = 96,
         patience: int = 5,
     ) -> None:
@@ -66,6 +73,7 @@ class FeatureInversion(Attack):
         self.widths = widths
         self.levels = levels
         self.tv = tv
+        self.joint_steps = joint_steps
         self.candidates = candidates
         self.patience = patience
 
@@ -119,9 +127,13 @@ class FeatureInversion(Attack):
             self.widths,
             self.levels,
             self.tv,
-            last_tv=0.0 if determined else self.tv,
+            last_tv=0.0 if determined else self.tv * contrast(features.values),
         )
+        equations = None
+        if not (determined or kinks) and features.complete:
+            equations = joint_equations(problem, pair, shape, features.values, rows)
         solved: list[Solved] = []
+        joint = Joint(images.x.double())
         info |= {"kinks": kinks, "interrupted": False}
         try:
             search(match, settings, kinks > 0, images)
@@ -129,10 +141,25 @@ class FeatureInversion(Attack):
                 images.x = unmixed(match, rows, images.x, self.iterations)
                 for x in images.x:
                     solved.append(polish(match.front, rows, x.double(), shape))
+            if equations is not None:
+                joint.x = images.x.double()
+                solve_jointly(replace(equations, coupled=False), joint, TRUSTING, 1e-3)
+                joint.weakest = 0.0  # proves nothing as long as the features are trusted
+                solve_jointly(equations, joint, self.joint_steps, 1e-7)
         except KeyboardInterrupt:
             info["interrupted"] = True
         info["starts"] = images.starts
+        if equations is not None:
+            solved = (
+                [joint.of(i, equations.spare) for i in range(len(joint.x))] if joint.steps else []
+            )
+            info |= {"joint_steps": joint.steps, "front_parameters": equations.size_of_gradient}
         return _result(problem, shape, features, rows, match, images, solved, info)
+
+
+def contrast(features: Tensor) -> float:
+    """Share of the features' square that is not their mean: what there is to see in them."""
+    return float(features.var() / features.square().mean().clamp_min(1e-300))
 
 
 def readable_pair(

@@ -53,19 +53,20 @@ class Span:
 
     def residual(self, features: Tensor) -> Tensor:
         """Of one feature vector (F,), relative to its length."""
-        joined = self._joined(features, 1.0)
+        joined = self.joined(features, 1.0)
         return self.outside(joined) / features.norm()
 
     def jacobian(self, features: Tensor, slopes: Tensor) -> Tensor:
         """Of the residual at fixed unit; `slopes`, (F, n), is the features' own Jacobian."""
-        return self.outside(self._joined(slopes, 0.0)) / features.norm()
+        return self.outside(self.joined(slopes, 0.0)) / features.norm()
 
     def expected(self, features: Tensor) -> float:
         """Relative residual that the gradient's noise leaves a true feature vector with."""
-        inside = self.basis.T @ self._joined(features, 1.0)
+        inside = self.basis.T @ self.joined(features, 1.0)
         return float((self.blur * inside).norm() / features.norm())
 
-    def _joined(self, features: Tensor, last: float) -> Tensor:
+    def joined(self, features: Tensor, last: float) -> Tensor:
+        """Features (F,) or (F, k) with a last coordinate where the layer has a bias."""
         if not self.biased:
             return features
         return torch.cat([features, torch.full_like(features[:1], last)])
@@ -110,12 +111,12 @@ def jacobian(front: Front, x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def polish(
-    front: Front, span: Span, x: Tensor, shape: tuple[int, ...], jacobians: int = 3
+    front: Front, span: Span, x: Tensor, shape: tuple[int, ...], jacobians: int = 6
 ) -> Solved:
     """Solve an image's equations from nearby, and weigh the solution.
 
     A Jacobian is used, by the chord method, for as long as it halves the residual; a new one is
-    made if the last one brought more than a factor of ten.
+    made if the last one halved it and noise does not explain what is left.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def polish(
         Start, float64.
     shape : tuple of int
         Of one image.
-    jacobians : int, default 3
+    jacobians : int, default 6
         Most Jacobians to make.
     """
     exact, coarse = front.to(torch.float64), front.to(torch.float32)
@@ -152,7 +153,7 @@ def polish(
                 x, r, low = ahead, r_ahead, reached
             if not halved:
                 break
-        if low > 0.1 * before:
+        if low > 0.5 * before or low <= span.expected(seen(x)):
             break
     spare = len(r) - span.basis.shape[1] - len(x)
     weakest, spread = conditioning(normal, torch.finfo(torch.float32).eps)

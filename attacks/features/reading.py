@@ -1,10 +1,7 @@
-"""What the exact attack reads at an inner pair of linear layers: features, labels, errors.
+"""What the exact attack reads at an inner pair of linear layers: features, labels, their span.
 
 The tail behind the front is a network like any other, whose private inputs are the features; the
-exact attack returns them with certificates. With all of them known the layer's own gradient
-G~ = D [phi, 1] gives every column D_i, and the error that each sample sent back into the front,
-
-    d_i = dL/dphi_i = W' D_i.
+exact attack returns them with certificates.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.base import Problem, Reconstruction
 from attacks.features.front import Tail
@@ -36,8 +33,8 @@ class Features:
         Of the exact attack's sample equation.
     labels : Tensor of shape (n,), optional
         None where the tail could not be followed to the model's output.
-    errors : Tensor of shape (n, F), optional
-        d_i = dL/dphi_i; None unless every sample of the batch was found.
+    complete : bool
+        Whether every sample of the batch was found.
     batch_size : int, optional
         Estimate.
     bound : float
@@ -50,7 +47,7 @@ class Features:
     certified: Tensor
     residual: Tensor
     labels: Tensor | None
-    errors: Tensor | None
+    complete: bool
     batch_size: int | None
     bound: float
     info: dict[str, Any]
@@ -81,13 +78,12 @@ def read_features(problem: Problem, pair: LinearPair, tail: Tail, exact: TensorA
         generator=problem.generator,
     )
     values = found.inputs.double()
-    every = len(values) > 0 and len(values) == found.info.get("rank")
     return Features(
         values=values,
         certified=found.certified,
         residual=found.residual,
         labels=found.labels if tail.complete else None,
-        errors=sent_back(problem, pair, values) if every else None,
+        complete=0 < len(values) == found.info.get("rank"),
         batch_size=found.batch_size,
         bound=float(found.info.get("error_bound", float("inf"))),
         info=found.info,
@@ -109,25 +105,3 @@ def row_space(problem: Problem, pair: LinearPair, rank: int) -> Span:
     _, S, Vh = torch.linalg.svd(gradient, full_matrices=False)
     noise = S[rank] if rank < len(S) else S.new_zeros(())
     return Span(basis=Vh[:rank].T.contiguous(), biased=biased, blur=noise / S[:rank])
-
-
-def sent_back(problem: Problem, pair: LinearPair, features: Tensor) -> Tensor:
-    """d_i = W' D_i with D = G~ pinv([phi, 1]), of shape (n, F).
-
-    Parameters
-    ----------
-    problem : Problem
-        Holds the gradient.
-    pair : LinearPair
-        The hidden layer.
-    features : Tensor of shape (n, F)
-        Of every sample of the batch.
-    """
-    layer = problem.model.get_submodule(pair.hidden)
-    assert isinstance(layer, nn.Linear)
-    gradient, biased = joined_gradient(problem, pair)
-    known = features
-    if biased:
-        known = torch.cat([features, torch.ones_like(features[:, :1])], 1)
-    columns = gradient @ torch.linalg.pinv(known)  # (m, n)
-    return columns.T @ layer.weight.detach().double()

@@ -133,3 +133,29 @@ def test_the_model_and_global_state_stay_as_they_were():
     assert model.training
     assert all(not m._forward_pre_hooks for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def narrow():
+    """64 features of 100 pixels, smooth, and 1,000 parameters in front of them."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 10, 3, padding=1),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(10, 7, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(63, 128),
+        nn.Tanh(),
+        nn.Linear(128, 4),
+    )
+
+
+def test_too_few_smooth_features_are_joined_with_the_gradient_of_the_front():
+    model, inputs, labels = narrow(), images(3), torch.tensor([0, 1, 2])
+    gradient = gradient_of(model, inputs, labels)
+    found = FeatureInversion().run(model, gradient, input_shape=(1, 10, 10))
+    assert distance(found, inputs)[0].max() < 1e-3
+    assert found.certified.all()
+    alone = FeatureInversion(joint_steps=0).run(model, gradient, input_shape=(1, 10, 10))
+    assert not alone.certified.any()

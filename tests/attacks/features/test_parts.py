@@ -1,12 +1,17 @@
 """The parts of feature inversion: cutting, smoothing, descending, weighing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from attacks import Knowledge, Problem
 from attacks.features.descent import descend
 from attacks.features.front import Front, tail_of
+from attacks.features.joint import joint_equations
 from attacks.features.newton import conditioning
+from attacks.features.reading import row_space
 from attacks.features.smoothing import Smoothed, soft_max_pool
 from attacks.tensor.layers import find_linear_pairs
 
@@ -136,3 +141,34 @@ def test_conditioning_bounds_the_smallest_singular_value():
     assert spread == pytest.approx(float((1 / singular.square()).sum()) ** 0.5)
     J[:, 0] = J[:, 1]
     assert conditioning(J.T @ J, 1e-7)[0] == 0
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_joint_equations_hold_at_the_truth_and_have_the_jacobian_they_claim(coupled):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, 40), nn.Tanh(), nn.Linear(40, 3)
+    ).double()
+    inputs, labels = torch.randn(2, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 2])
+    loss = nn.functional.cross_entropy(model(inputs), labels)
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    gradient = {n: g for (n, _), g in zip(model.named_parameters(), grads, strict=True)}
+    problem = Problem(model, gradient, (1, 6, 6), "cross_entropy", Knowledge(), torch.Generator())
+    (pair,) = find_linear_pairs(model, (1, 6, 6))
+    features = model[:3](inputs).detach()
+    equations = joint_equations(problem, pair, (1, 6, 6), features, row_space(problem, pair, 2))
+    equations = replace(equations, coupled=coupled)
+    truth = inputs.flatten(1)
+    for rows in equations.residual(truth):
+        assert rows.norm() < 1e-9
+    move = 1e-6 * torch.randn(2, 36, dtype=torch.float64)
+    start = truth + 0.01 * torch.randn(2, 36, dtype=torch.float64)
+    change = [
+        (a - b).flatten()
+        for a, b in zip(
+            equations.residual(start + move), equations.residual(start - move), strict=True
+        )
+    ]
+    normal, _ = equations.normal_equations(start, equations.residual(start))
+    moved = float(2 * move.flatten() @ normal @ (2 * move.flatten()))
+    assert moved == pytest.approx(float(torch.cat(change).square().sum()), rel=1e-4)
