@@ -242,6 +242,8 @@ def solve_jointly(equations: JointEquations, joint: Joint, steps: int, damping: 
     damping : float
         To begin with, in units of the mean squared entry of J's columns.
     """
+    if steps < 1:
+        return
     x = joint.x
     eye = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
     r = equations.residual(x)
