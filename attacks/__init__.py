@@ -5,6 +5,7 @@ from attacks.base import (
     Attack,
     Interrupted,
     Knowledge,
+    LocalWork,
     NotApplicable,
     Problem,
     Reconstruction,
@@ -20,6 +21,7 @@ from attacks.spear import SpearAttack
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.identifiability import Identifiability, identifiability
 from attacks.tensor.published import PublishedTensorAttack
+from attacks.updates import UpdateTensorAttack
 
 __all__ = [
     "AnalyticAttack",
@@ -34,6 +36,7 @@ __all__ = [
     "InvertingGradients",
     "Knowledge",
     "LabelEstimate",
+    "LocalWork",
     "NotApplicable",
     "PeelingAttack",
     "Problem",
@@ -42,6 +45,7 @@ __all__ = [
     "SeeThroughGradients",
     "SpearAttack",
     "TensorAttack",
+    "UpdateTensorAttack",
     "identifiability",
     "infer_labels",
     "validate_gradient",

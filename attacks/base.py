@@ -60,6 +60,23 @@ class Knowledge:
 
 
 @dataclass(frozen=True)
+class LocalWork:
+    """What the protocol has every client do between receiving and sending; public, since the server
+    sends it.
+
+    Attributes
+    ----------
+    steps : int
+        Steps of plain SGD behind one update, at least 1.
+    lr : float, optional
+        Their learning rate; needed to follow more than one step.
+    """
+
+    steps: int = 1
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """One checked instance: everything an attack may look at.
 
@@ -77,6 +94,9 @@ class Problem:
         What the threat model grants.
     generator : torch.Generator
         The only source of randomness.
+    local : LocalWork
+        What the gradient sums up: with more than one step it is the mean of the steps' gradients,
+        each taken where the steps before had led.
     """
 
     model: nn.Module
@@ -85,6 +105,7 @@ class Problem:
     loss: Loss
     knows: Knowledge
     generator: torch.Generator
+    local: LocalWork = LocalWork()
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,7 @@ class Attack(ABC):
         loss: Loss = "cross_entropy",
         knows: Knowledge | None = None,
         generator: torch.Generator | None = None,
+        local: LocalWork | None = None,
     ) -> Reconstruction:
         """Reconstruct the batch behind a gradient.
 
@@ -165,6 +187,8 @@ class Attack(ABC):
             What the threat model grants; by default nothing.
         generator : torch.Generator, optional
             Source of randomness; by default one seeded with 0.
+        local : LocalWork, optional
+            The clients' work as the protocol prescribes it; by default a single step.
 
         Returns
         -------
@@ -188,6 +212,7 @@ class Attack(ABC):
             loss=loss,
             knows=knows or Knowledge(),
             generator=generator or torch.Generator().manual_seed(0),
+            local=local or LocalWork(),
         )
         start = time.perf_counter()
         found = self.reconstruct(problem)

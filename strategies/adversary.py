@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from attacks.base import Attack, Knowledge, Loss, NotApplicable, Reconstruction
+from attacks.base import Attack, Knowledge, LocalWork, Loss, NotApplicable, Reconstruction
 from strategies.limits import TimedOut, untouched_randomness, with_timeout
 from strategies.update import InvalidUpdate, ReplyKind, UpdateRule, arrays_of, tensor
 from strategies.view import ServerView
@@ -211,6 +211,7 @@ class HonestButCurious(StrategyWrapper):
             input_shape=self.input_shape,
             loss=self.loss,
             knows=knows,
+            local=LocalWork(self.local_steps, self._learning_rate()),
         )
 
     def _learning_rate(self) -> float | None:

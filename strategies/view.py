@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
-from attacks.base import Attack, Knowledge, Loss, Reconstruction
+from attacks.base import Attack, Knowledge, LocalWork, Loss, Reconstruction
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class ServerView:
         Name of the clients' loss.
     knows : Knowledge
         What the threat model grants besides; empty unless a scenario says so by name.
+    local : LocalWork
+        Local steps and learning rate, which the server itself prescribes.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class ServerView:
     input_shape: tuple[int, ...] | None
     loss: Loss
     knows: Knowledge
+    local: LocalWork = LocalWork()
 
     def attacked_by(self, attack: Attack, generator: Generator) -> Reconstruction:
         """Hand everything in this view, and nothing else, to an attack."""
@@ -46,4 +49,5 @@ class ServerView:
             loss=self.loss,
             knows=self.knows,
             generator=generator,
+            local=self.local,
         )

@@ -53,7 +53,7 @@ def test_attacks_load_without_flower_and_hydra():
 def test_the_types_have_no_place_for_the_truth():
     """What an attack sees is these fields; a new one has to be added here, on purpose."""
     seen = {f.name for f in fields(Problem)}
-    assert seen == {"model", "gradient", "input_shape", "loss", "knows", "generator"}
+    assert seen == {"model", "gradient", "input_shape", "loss", "knows", "generator", "local"}
     assert {f.name for f in fields(ServerView)} == seen - {"generator"}
     assert {f.name for f in fields(Knowledge)} == {
         "labels",

@@ -1,0 +1,145 @@
+"""`UpdateTensorAttack`: the exact attack on an update of several local steps.
+
+The row space of the update holds every sample. `search` finds them approximately, either batch by
+batch along the client's way or all at once; `finish` makes the simulated update equal the observed
+one, which is also the certificate: equality up to rounding, for every parameter of the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable, Problem, Reconstruction
+from attacks.tensor.attack import TensorAttack, layer_gradient, readable_pair
+from attacks.tensor.layers import LinearPair
+from attacks.tensor.search import SearchSettings
+from attacks.tensor.subspace import GradientSpace, gradient_space
+from attacks.updates.client import ReducedClient, Tensors, reduced_client, reduced_update
+from attacks.updates.finish import Hypothesis, fixed_point, gauss_newton
+from attacks.updates.search import Settings, peel_epoch, same_batch
+
+WORST_ERROR = 1e-2
+"""Largest relative error an input may have and be certified."""
+
+
+class UpdateTensorAttack(TensorAttack):
+    """`TensorAttack` for clients that take several steps of plain SGD at a public learning rate.
+
+    All steps take the same batch, or each takes its own (one epoch of mini-batches); which of the
+    two it was is read off the update. One step, and the squared loss, are left to `TensorAttack`.
+
+    Parameters
+    ----------
+    candidates, patience, blur, tensor_step
+        As for `TensorAttack`.
+    unroll : bool, default True
+        Whether to simulate the client; without, the update is taken for a single gradient.
+    """
+
+    def __init__(
+        self,
+        candidates: int = 96,
+        patience: int = 2,
+        blur: tuple[float, ...] = (0.15, 0.05),
+        tensor_step: bool = True,
+        unroll: bool = True,
+    ) -> None:
+        super().__init__(candidates, patience, blur, tensor_step)
+        self.unroll = unroll
+
+    def reconstruct(self, problem: Problem) -> Reconstruction:
+        """Reconstruct all samples of the update; see `Attack.run`."""
+        local = problem.local
+        if local.steps == 1 or not self.unroll or problem.loss != "cross_entropy":
+            return super().reconstruct(problem)
+        if local.lr is None:
+            raise NotApplicable("Following several local steps needs their learning rate.")
+        pair = readable_pair(problem)
+        total = {name: value.double() * local.steps for name, value in problem.gradient.items()}
+        layer = layer_gradient(replace(problem, gradient=total), pair)
+        layer = replace(layer, precision=rounding(problem, pair))
+        space = gradient_space(layer)
+        if space.rank == 0 or space.rank >= min(layer.weight.shape):
+            return super().reconstruct(problem)
+        settings = Settings(
+            SearchSettings(self.candidates, self.blur, self.tensor_step), self.patience
+        )
+        peeled = peel_epoch(problem, pair, total, settings)
+        guess, complete = peeled or same_batch(problem, pair, total, settings)
+        info: dict[str, Any] = {
+            "rank": space.rank,
+            "found": len(guess.points),
+            "epoch_of_batches": peeled is not None,
+        }
+        client = reduced_client(problem.model, pair, layer, space, local.lr)
+        observed = reduced_update(total, pair, layer, space)
+        points, misfit = guess.points, float("inf")
+        error = torch.full_like(points[:, 0], torch.inf)
+        if complete:
+            kinked = pair.activation.kind == "piecewise linear"
+            solve = fixed_point if kinked else gauss_newton
+            points, misfit = solve(client, observed, guess, space.last)
+            error = error_bound(client, observed, replace(guess, points=points), misfit)
+        noise = expected_misfit(problem, total)
+        info |= {"misfit": misfit, "expected_misfit": noise}
+        return reported(problem, pair, space, guess, points, error, misfit <= 20 * noise, info)
+
+
+def rounding(problem: Problem, pair: LinearPair) -> float:
+    """Unit roundoff of the update's first layer: that of the weights, over how far they moved."""
+    weight = problem.model.get_parameter(f"{pair.hidden}.weight")
+    gradient = problem.gradient[f"{pair.hidden}.weight"]
+    own = torch.finfo(weight.dtype).eps / 2
+    assert problem.local.lr is not None
+    moved = problem.local.lr * problem.local.steps * float(gradient.norm())
+    return own * max(1.0, float(weight.detach().norm()) / max(moved, 1e-300))
+
+
+def expected_misfit(problem: Problem, total: Tensors) -> float:
+    """Misfit that the rounding of the client's weights in each step explains."""
+    steps, lr = problem.local.steps, problem.local.lr
+    assert lr is not None
+    square = 0.0
+    for name, value in total.items():
+        parameter = problem.model.get_parameter(name).detach()
+        unit = torch.finfo(parameter.dtype).eps / 2
+        size = unit * float(parameter.norm()) / (lr * max(float(value.norm()), 1e-300))
+        square += steps * (size + unit) ** 2
+    return square**0.5
+
+
+def error_bound(
+    client: ReducedClient, observed: Tensors, guess: Hypothesis, misfit: float
+) -> Tensor:
+    """Relative error (n,) of each sample that a misfit of the first layer can have caused."""
+    D = client.columns(guess.points, guess.labels, guess.order)
+    size = observed[f"{client.hidden}.weight"].norm()
+    return misfit * size * torch.linalg.pinv(D).norm(dim=1) / guess.points.norm(dim=1)
+
+
+def reported(
+    problem: Problem,
+    pair: LinearPair,
+    space: GradientSpace,
+    guess: Hypothesis,
+    points: Tensor,
+    error: Tensor,
+    explained: bool,
+    info: dict,
+) -> Reconstruction:
+    """Return samples as inputs of the model."""
+    dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
+    shape = problem.input_shape or (pair.in_features,)
+    inputs = (points @ space.V.T)[:, : pair.in_features].reshape(-1, *shape)
+    return Reconstruction(
+        inputs=inputs.to(dtype),
+        labels=guess.labels,
+        certified=(error <= WORST_ERROR) & explained,
+        residual=error.to(dtype),
+        batch_size=space.rank,
+        info=info,
+    )
