@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.certificate import column_threshold, judge
+from attacks.tensor.certificate import clean, column_threshold, judge, vouched
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
@@ -25,6 +25,9 @@ from attacks.tensor.peeling import Found, peel, remainder
 from attacks.tensor.scale import settle
 from attacks.tensor.search import SearchSettings
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
+
+UNLIKE = 0.9
+"""Relative misfit of the whole gradient from which a noisy reconstruction counts as none."""
 
 
 class TensorAttack(Attack):
@@ -194,16 +197,32 @@ def finish(
     read = read_labels(model, pair.outgoing, inputs, delta, problem.loss, space.rank)
     size, multiplicities = batch_size(read.shares, space.rank)
     shares = multiplicities / size
+    residual = replay_residual(model, problem.gradient, inputs, read.targets, shares, problem.loss)
+    exact = clean(space, layer.precision)
+    if not exact:
+        size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
+        certified = certified & vouched(
+            space,
+            layer,
+            state,
+            pair.activation,
+            samples,
+            size_of_column,
+            residual if problem.loss == "cross_entropy" else float("inf"),
+            problem.generator,
+        )
     info |= {
-        "gradient_residual": replay_residual(
-            model, problem.gradient, inputs, read.targets, shares, problem.loss
-        ),
+        "gradient_residual": residual,
+        "clean": exact,
         "multiplicities": multiplicities.tolist(),
         "error_bound": float(error.max()),
         "solved": int(verdict.solved.sum()),
         "unique": int(verdict.unique.sum()),
         "determined": int(verdict.determined.sum()),
     }
+    if not exact and residual > UNLIKE:
+        reason = "the spectrum shows no rank, and what was found does not explain the gradient"
+        return nothing(problem, pair, info | {"reason": reason})
     dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
     return Reconstruction(
         inputs=inputs.to(dtype),

@@ -9,16 +9,28 @@ from torch import Tensor
 
 from attacks.tensor.activation import Activation
 from attacks.tensor.equation import SampleEquation, State
-from attacks.tensor.subspace import GradientSpace
+from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 LOOSEST = 1e-2
 STRICTEST = 1e-5
+NOISY = 0.5
+ROUNDING = 8.0
 WORST_ERROR = 1e-2
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
-    """Largest phi that is accepted as noise: three times `expected_phi`, within [1e-5, 1e-2]."""
+    """Largest phi a certificate forgives as noise: 3 `expected_phi`, within [1e-5, 1e-2]."""
     return (3 * expected_phi(space, columns)).clamp(STRICTEST, LOOSEST)
+
+
+def acceptance(space: GradientSpace, columns: Tensor) -> Tensor:
+    """Largest phi at which the search takes a column for a sample's.
+
+    What a certificate would forgive, for gradients as exact as floating point makes them. A noisy
+    gradient is read as well as it can be: there up to `NOISY` is accepted, and not certified.
+    """
+    loosest = NOISY if space.noise > 1e-5 * float(space.S[0]) else LOOSEST
+    return (3 * expected_phi(space, columns)).clamp(STRICTEST, loosest)
 
 
 def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -119,3 +131,65 @@ def gate_flips(equation: SampleEquation, activation: Activation, points: Tensor)
     distance = (z[..., None] - activation.kinks.to(z)).abs().amin(-1)
     reach = WORST_ERROR * z.square().mean(1, keepdim=True).sqrt()
     return (0.5 * torch.erfc(distance / (reach * 2**0.5))).sum(1)
+
+
+def clean(space: GradientSpace, precision: float) -> bool:
+    """Whether what the rank leaves over is no more than floating-point rounding.
+
+    Otherwise it may be noise, or samples: near-copies of the ones found, or more samples than the
+    layer can tell apart.
+    """
+    return space.noise <= ROUNDING * precision * float(space.S[0])
+
+
+def vouched(
+    space: GradientSpace,
+    layer: LayerGradient,
+    state: State,
+    activation: Activation,
+    samples: Tensor,
+    scale: Tensor,
+    gradient_residual: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Which samples of a gradient that is not `clean` can still be certified.
+
+    Two things are asked. The reconstructed batch must have the observed gradient, to within the
+    noise. And a mixture must be visible: samples at a distance rho = `WORST_ERROR` |x| from x that
+    share its column to first order leave a second-order trace |c| |D(x + rho) - D(x)| rho in the
+    gradient, which has to stand above the noise.
+
+    Parameters
+    ----------
+    space, layer : GradientSpace, LayerGradient
+        Of the gradient.
+    state : State
+        At the returned inputs.
+    activation : Activation
+        Between the layers.
+    samples : Tensor of shape (n, d + 1)
+        The returned inputs, with the bias' one.
+    scale : Tensor of shape (n,)
+        Sizes c of their columns.
+    gradient_residual : float
+        Of the whole-batch certificate.
+    generator : torch.Generator
+        Draws the directions.
+
+    Returns
+    -------
+    bool Tensor of shape (n,)
+    """
+    level = space.noise * len(space.Q) ** 0.5 / float(space.S.norm())
+    if not gradient_residual <= level:
+        return torch.zeros_like(scale, dtype=torch.bool)
+    step = torch.randn(samples.shape, generator=generator, dtype=torch.float64).to(samples)
+    if space.last is not None:
+        step[:, -1] = 0
+    rho = WORST_ERROR * samples.norm(dim=1, keepdim=True)
+    step = step * (rho / step.norm(dim=1, keepdim=True))
+    error = state.delta @ space.U.T
+    near = activation.slope((samples + step) @ layer.weight.T)[0]
+    here = activation.slope(samples @ layer.weight.T)[0]
+    trace = scale.abs() * ((near - here) * error).norm(dim=1) * rho[:, 0]
+    return trace > space.noise

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attacks.tensor.activation import Activation
-from attacks.tensor.certificate import column_threshold
+from attacks.tensor.certificate import acceptance
 from attacks.tensor.search import Candidates, Remainder, SearchSettings, propose
 from attacks.tensor.subspace import GradientSpace
 
@@ -109,7 +109,7 @@ def _accept(space: GradientSpace, rest: Remainder, found: Found, proposed: Candi
     """Add the candidates that solve the equation and are not there yet; how many."""
     inside = (proposed.columns @ space.Q) @ space.Q.T
     inside = inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    fine = proposed.phi <= column_threshold(space, proposed.columns)
+    fine = proposed.phi <= acceptance(space, proposed.columns)
     new = 0
     for i in torch.argsort(proposed.phi).tolist():
         if not fine[i] or len(found) == space.rank:
