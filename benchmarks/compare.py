@@ -132,10 +132,14 @@ class Case:
     def attacked_by_peer(self, name: str, iterations: int) -> Score:
         """Score of breaching's version of an attack."""
         shape, constants = self.data.image_shape, (self.data.mean, self.data.std)
-        result = run_breaching(
-            name, self.model, self.gradient, len(self.inputs), shape, constants, iterations
-        )
-        return self.score(f"breaching {name}", result.inputs, result.labels, result.seconds, "")
+        label = f"breaching {name}"
+        try:
+            result = run_breaching(
+                name, self.model, self.gradient, len(self.inputs), shape, constants, iterations
+            )
+        except Exception as failure:  # somebody else's code: its failure is a result
+            return self.score(label, None, None, 0.0, f"fails: {type(failure).__name__}")
+        return self.score(label, result.inputs, result.labels, result.seconds, "")
 
     def score(
         self, attack: str, inputs: Tensor | None, labels: Tensor | None, seconds: float, note: str
