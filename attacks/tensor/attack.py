@@ -22,6 +22,7 @@ from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
 from attacks.tensor.peeling import Found, peel, remainder
+from attacks.tensor.rounding import evaluate_as_client, rounding_of
 from attacks.tensor.scale import settle
 from attacks.tensor.search import SearchSettings
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
@@ -171,7 +172,8 @@ def finish(
         batch = polish(seen, points, errors, goal=3 * max(noise, layer.precision))
         points, errors = batch.points, batch.delta
         info["fit"] = batch.residual
-    state = equation.evaluate(points, pair.activation.slope)
+    rounding = rounding_of(layer.weight, points, layer.precision)
+    state = evaluate_as_client(equation, pair.activation, points, rounding)
     error = error_bound(space, found, points, scale, spread, state.phi)
     verdict = judge(space, equation, state, pair.activation, points, error)
     samples = points @ space.V.T
