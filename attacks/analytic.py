@@ -45,7 +45,7 @@ class AnalyticAttack(Attack):
             inputs, residual, support = quotients(dW.double(), db.double(), size)
         labels = None
         if size == 1 and problem.loss == "cross_entropy" and any(c.at_output for c in calls):
-            labels = inferred_labels(problem, 1)
+            labels = inferred_labels(problem, calls, 1)
         return Reconstruction(
             inputs=inputs.reshape(-1, *shape).to(dW.dtype),
             labels=labels,

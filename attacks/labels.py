@@ -94,19 +94,26 @@ def infer_labels(
         )
     if size < 1:
         raise ValueError(f"batch_size={size} is not positive.")
-    shares, present = class_shares(gradient, _output_layer(calls))
-    counts = round_counts(shares, present, size)
-    labels = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-    return LabelEstimate(labels, counts, shares, estimate)
+    counts, shares = _counts(gradient, calls, size)
+    return LabelEstimate(_listed(counts), counts, shares, estimate)
 
 
-def inferred_labels(problem: Problem, size: int) -> Tensor:
-    """Labels of a problem: those granted, or those `infer_labels` reads."""
+def inferred_labels(problem: Problem, calls: list[LinearCall], size: int) -> Tensor:
+    """Labels of a problem: those granted, or those its gradient shows for a known batch size."""
     if problem.knows.labels is not None:
         return problem.knows.labels
-    return infer_labels(
-        problem.model, problem.gradient, batch_size=size, input_shape=problem.input_shape
-    ).labels
+    return _listed(_counts(problem.gradient, calls, size)[0])
+
+
+def _counts(
+    gradient: Mapping[str, Tensor], calls: list[LinearCall], size: int
+) -> tuple[Tensor, Tensor]:
+    shares, present = class_shares(gradient, _output_layer(calls))
+    return round_counts(shares, present, size), shares
+
+
+def _listed(counts: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
 def class_shares(gradient: Mapping[str, Tensor], layer: LinearCall) -> tuple[Tensor, Tensor]:

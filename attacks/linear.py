@@ -184,11 +184,23 @@ def estimate_batch_size(
         if bias is not None:
             matrix = torch.cat([matrix, bias.double()[:, None]], 1)
         limit = min(matrix.shape) - (1 if classifier and call.at_output else 0)
-        singular = torch.linalg.svdvals(matrix)
+        singular = singular_values(matrix, observed.dtype)
         rank = rank_above_rounding(singular, torch.finfo(observed.dtype).eps / 2)
         if 0 < rank < limit:
             ranks.append(rank)
     return max(ranks, default=None)
+
+
+def singular_values(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """Singular values of a float64 matrix, decreasing, as precise as entries of `dtype` deserve.
+
+    For float32 entries the square roots of the smaller Gram matrix' eigenvalues do, at a fraction
+    of the time: they err by 1e-8 of the largest value, the entries' rounding by more.
+    """
+    if dtype == torch.float64:
+        return torch.linalg.svdvals(matrix)
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    return torch.linalg.eigvalsh(wide @ wide.T).clamp_min(0).sqrt().flip(0)
 
 
 def rank_above_rounding(singular: Tensor, roundoff: float) -> int:

@@ -69,7 +69,9 @@ def run_breaching(
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import breaching
 
-    overrides = [] if iterations is None else [f"optim.max_iterations={iterations}"]
+    overrides = (
+        [] if iterations is None or attack == "analytic" else [f"optim.max_iterations={iterations}"]
+    )
     config = breaching.get_attack_config(NAMES[attack], overrides=overrides)
     setup = {"device": torch.device("cpu"), "dtype": torch.float32}
     loss = torch.jit.script(nn.CrossEntropyLoss())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.labels import inferred_labels
-from attacks.linear import batch_size_of, linear_calls, resolve_input_shape
+from attacks.linear import LinearCall, batch_size_of, linear_calls, resolve_input_shape
 from attacks.matching.client import Client, private_model
 from attacks.matching.core import Best, Match, Start, descend
 from attacks.matching.objective import Measure
@@ -133,14 +133,16 @@ class MatchingAttack(Attack):
             problem=problem,
             shape=(size, *shape),
             batch_size=estimate,
-            labels=self._labels(problem, size, target[0]),
+            labels=self._labels(problem, calls, size, target[0]),
             client=client,
             target=target,
             bounds=_bounds(problem, (size, *shape), target[0]),
             outputs=outputs,
         )
 
-    def _labels(self, problem: Problem, size: int, like: Tensor) -> Tensor | None:
+    def _labels(
+        self, problem: Problem, calls: list[LinearCall], size: int, like: Tensor
+    ) -> Tensor | None:
         granted = problem.knows.labels
         if granted is not None:
             granted = granted.to(like.device)
@@ -148,7 +150,7 @@ class MatchingAttack(Attack):
         if problem.loss == "mse" or not self.infers_labels:
             return None
         try:
-            return inferred_labels(problem, size).to(like.device)
+            return inferred_labels(problem, calls, size).to(like.device)
         except NotApplicable:  # the model does not end in a linear layer: optimise them
             return None
 
