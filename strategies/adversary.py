@@ -154,6 +154,7 @@ class HonestButCurious(StrategyWrapper):
             sent={message.metadata.dst_node_id: arrays_of(message) for message in messages},
             config=dict(config),
         )
+        self._learning_rate()  # refuse to go on without one before any client has worked
         return messages
 
     def aggregate_train(
