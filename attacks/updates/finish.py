@@ -35,6 +35,9 @@ class Hypothesis:
     labels: Tensor
     order: Tensor
 
+    def __len__(self) -> int:
+        return len(self.points)
+
 
 def misfit(client: ReducedClient, observed: Tensors, guess: Hypothesis, points: Tensor) -> Tensor:
     """Simulated minus observed update, each parameter over its own norm, as one vector."""
@@ -52,7 +55,7 @@ def gauss_newton(
     observed: Tensors,
     guess: Hypothesis,
     last: Tensor | None,
-    iterations: int = 25,
+    iterations: int = 40,
     inner: int = 60,
 ) -> tuple[Tensor, float]:
     """Levenberg-Marquardt on the misfit, the bias coordinate ``points @ last == 1`` kept.
@@ -91,7 +94,7 @@ def gauss_newton(
             damping /= 6
         else:
             damping, idle = damping * 6, idle + 1
-        if idle == 4 or float(error.norm()) < 1e-12:
+        if idle == 6 or float(error.norm()) < 1e-12:
             break
     return points, float(error.norm())
 

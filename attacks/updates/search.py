@@ -8,6 +8,7 @@ fit best at one point in between, and the tolerance is raised until all are foun
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -180,46 +181,41 @@ def peel_epoch(
 
 def same_batch(
     problem: Problem, pair: LinearPair, total: Tensors, settings: Settings
-) -> tuple[Hypothesis, bool]:
-    """One batch for all steps, seen from the second-order query point.
+) -> Iterator[tuple[Hypothesis, bool]]:
+    """One batch for all steps, seen from several points on the client's way.
 
     The mean of the steps' gradients is, to second order in the learning rate, the gradient at
-    ``w_0 + q (w_k - w_0)`` with ``q = (k - 1) / (2 k)``; if that leaves samples out, half of q and
-    w_0 itself are tried.
+    ``w_0 + q (w_k - w_0)`` with ``q = (k - 1) / (2 k)``. Half of q and w_0 itself come next.
 
-    Returns
-    -------
+    Yields
+    ------
     hypothesis : Hypothesis
-        Of as many samples as were found.
+        Of as many samples as were found from one point.
     complete : bool
         Whether these are all.
     """
     steps, lr = problem.local.steps, problem.local.lr
     assert lr is not None
     q = (steps - 1) / (2 * steps)
-    best: tuple[Found, GradientSpace, Problem] | None = None
     for fraction in (q, q / 2, 0.0):
         model = private_copy(problem.model).double()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.sub_(fraction * lr * total[name].double())
-        here = replace(problem, model=model, gradient=total)
-        space = _space(here, pair, total)
-        weight = layer_gradient(here, pair).weight @ space.V
+        layer = layer_gradient(replace(problem, model=model, gradient=total), pair)
+        space = gradient_space(layer)
+        weight = layer.weight @ space.V
         found = climb(space, weight, pair, problem.generator, settings, LOOSE, space.rank)
-        if best is None or len(found) > len(best[0]):
-            best = found, space, here
-        if len(found) == space.rank:
-            break
-    assert best is not None
-    found, space, here = best
-    complete = len(found) == space.rank
-    points = solve_inputs(space, found)[0] if len(found) else found.points
-    inputs = (points @ space.V.T)[:, : pair.in_features].reshape(len(found), *_shape(problem, pair))
-    delta = found.delta @ space.to_delta.T
-    labels = sign_free_labels(here.model, pair.outgoing, inputs, delta)
-    order = torch.arange(len(found), device=points.device).repeat(steps, 1)
-    return Hypothesis(points, labels, order), complete
+        points = solve_inputs(space, found)[0] if len(found) else found.points
+        inputs = (points @ space.V.T)[:, : pair.in_features]
+        labels = sign_free_labels(
+            model,
+            pair.outgoing,
+            inputs.reshape(len(found), *_shape(problem, pair)),
+            found.delta @ space.to_delta.T,
+        )
+        order = torch.arange(len(found), device=points.device).repeat(steps, 1)
+        yield Hypothesis(points, labels, order), len(found) == space.rank
 
 
 def sign_free_labels(
