@@ -96,7 +96,9 @@ def gradient_space(layer: LayerGradient) -> GradientSpace:
         With rank 0 for a vanishing gradient.
     """
     Q, S, Vh = torch.linalg.svd(layer.gradient, full_matrices=False)
-    rank = numerical_rank(S, layer.precision, max(layer.gradient.shape))
+    # rows and columns of dead units hold no noise and must not lower its estimate
+    rows, columns = (int(layer.gradient.any(side).sum()) for side in (1, 0))
+    rank = numerical_rank(S[: min(rows, columns)], layer.precision, max(rows, columns))
     noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
     U2, S2, _ = torch.linalg.svd(layer.outgoing_gradient, full_matrices=False)
     errors = numerical_rank(S2, layer.precision)

@@ -159,3 +159,14 @@ def test_too_few_smooth_features_are_joined_with_the_gradient_of_the_front():
     assert found.certified.all()
     alone = FeatureInversion(joint_steps=0).run(model, gradient, input_shape=(1, 10, 10))
     assert not alone.certified.any()
+
+
+def test_dead_units_and_rounded_weights_do_not_hide_the_batch_size():
+    model, inputs = strided(nn.ReLU), images(3)
+    with torch.no_grad():
+        model[5].bias[:64] = -10.0  # dead: their gradient is exactly zero
+    gradient = gradient_of(model, inputs, torch.tensor([0, 1, 2]))
+    sent = {n: p.detach() for n, p in model.named_parameters()}
+    rounded = {n: (sent[n] - (sent[n] - 0.1 * g)) / 0.1 for n, g in gradient.items()}
+    found = FeatureInversion().run(model, rounded, input_shape=(1, 10, 10))
+    assert found.info["rank"] == 3
