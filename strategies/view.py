@@ -6,7 +6,7 @@ data. Whatever more a scenario grants has to come as an `attacks.Knowledge`, by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Generator, Tensor, nn
 
@@ -38,7 +38,7 @@ class ServerView:
     input_shape: tuple[int, ...] | None
     loss: Loss
     knows: Knowledge
-    local: LocalWork = LocalWork()
+    local: LocalWork = field(default_factory=LocalWork)
 
     def attacked_by(self, attack: Attack, generator: Generator) -> Reconstruction:
         """Hand everything in this view, and nothing else, to an attack."""

@@ -58,6 +58,7 @@ class Row:
 
 TABLE = [
     Row(attacks.TensorAttack, smooth_mlp, 6, 1e-4),
+    Row(attacks.UpdateTensorAttack, smooth_mlp, 6, 1e-4),
     Row(attacks.SpearAttack, mlp, 6, 1e-4),
     Row(attacks.PeelingAttack, mlp, 6, 1e-4),
     Row(attacks.AnalyticAttack, smooth_mlp, 1, 1e-4),
