@@ -96,7 +96,8 @@ def readable_pair(problem: Problem) -> LinearPair:
     pair = next((p for p in pairs if p.at_input), None)
     if pair is None:
         raise NotApplicable(
-            "The model does not begin with Linear - elementwise activation - Linear."
+            "The model does not begin with Linear - elementwise activation - Linear; "
+            "FeatureInversion (attack=features) reads such layers behind a front end."
         )
     if pair.activation.kind in ("linear", "quadratic"):
         raise NotApplicable(
@@ -199,7 +200,9 @@ def finish(
     read = read_labels(model, pair.outgoing, inputs, delta, problem.loss, space.rank)
     size, multiplicities = batch_size(read.shares, space.rank)
     shares = multiplicities / size
-    residual = replay_residual(model, problem.gradient, inputs, read.targets, shares, problem.loss)
+    residual, factor = replay_residual(
+        model, problem.gradient, inputs, read.targets, shares, problem.loss
+    )
     exact = clean(space, layer.precision)
     if not exact:
         size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
@@ -215,6 +218,7 @@ def finish(
         )
     info |= {
         "gradient_residual": residual,
+        "gradient_factor": factor,
         "clean": exact,
         "multiplicities": multiplicities.tolist(),
         "error_bound": float(error.max()),

@@ -160,8 +160,10 @@ def replay_residual(
     targets: Tensor,
     shares: Tensor,
     loss: Loss,
-) -> float:
+) -> tuple[float, float]:
     """Whole-batch certificate: how far the reconstruction's own gradient is from the observed one.
+
+    Compared up to a positive factor, which norm clipping leaves unknown.
 
     Parameters
     ----------
@@ -176,8 +178,10 @@ def replay_residual(
 
     Returns
     -------
-    float
+    residual : float
         Relative Euclidean norm of the difference over all parameters.
+    factor : float
+        What the reconstruction's gradient had to be multiplied by, not negative.
     """
     parameters = {k: p for k, p in model.named_parameters() if k in gradient}
     with torch.enable_grad():
@@ -188,9 +192,18 @@ def replay_residual(
             each = (output - targets).square().mean(1)
         total = (each * shares).sum()
         computed = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    gap, size = 0.0, 0.0
+    overlap, own, size = 0.0, 0.0, 0.0
     for name, value in zip(parameters, computed, strict=True):
         observed = gradient[name].double()
-        gap += float((observed if value is None else observed - value).square().sum())
         size += float(observed.square().sum())
-    return (gap / size) ** 0.5 if size > 0 else 0.0
+        if value is not None:
+            own += float(value.square().sum())
+            overlap += float((observed * value).sum())
+    if not (size > 0 and own > 0):
+        return float(size > 0), 1.0
+    factor = max(overlap / own, 0.0)
+    gap = sum(
+        float((gradient[name].double() - (0.0 if value is None else factor * value)).square().sum())
+        for name, value in zip(parameters, computed, strict=True)
+    )
+    return (gap / size) ** 0.5, factor

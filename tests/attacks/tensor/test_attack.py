@@ -184,6 +184,23 @@ def test_nothing_is_certified_under_a_wrong_model():
     assert model is not other
 
 
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 5.0])
+def test_clipping_hides_nothing(factor):
+    """A clipped update is the gradient times an unknown factor, rounded where weights are sent."""
+    model, gradient, inputs, _ = instance(nn.GELU)
+    generator = torch.Generator().manual_seed(1)
+    clipped = {
+        name: factor * g
+        + 1e-6 * factor * g.square().mean().sqrt() * torch.randn(g.shape, generator=generator)
+        for name, g in gradient.items()
+    }
+    found = TensorAttack().run(model, clipped)
+    error, _ = matched(found, inputs)
+    assert error.max() < 1e-3
+    assert found.info["gradient_factor"] == pytest.approx(factor, rel=1e-3)
+    assert found.info["gradient_residual"] < 1e-4
+
+
 def test_vanishing_gradient_gives_nothing():
     model, gradient, _, _ = instance(nn.ReLU)
     found = TensorAttack().run(model, {k: torch.zeros_like(v) for k, v in gradient.items()})
