@@ -22,7 +22,7 @@ from fl_sim.federation import Batches, Federation, federation_of
 from fl_sim.local import local_sgd, step_gradient, torch_threads
 from fl_sim.models import build_model
 from strategies.adversary import PARTITION_METRIC
-from strategies.cohort import answer_roll_call
+from strategies.cohort import partition_of
 
 Tensors = dict[str, Tensor]
 
@@ -38,25 +38,16 @@ def client_app(config: dict[str, Any]) -> ClientApp:
     Returns
     -------
     ClientApp
-        Answers the roll call and trains; refuses nothing else.
+        Trains; answers nothing else.
     """
     app = ClientApp()
 
-    @app.query()
-    def roll_call(message: Message, context: Context) -> Message:
-        return answer_roll_call(message, partition_of(context))
-
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        client = partition_of(context)
+        client = partition_of(message, context)
         return Message(content=_train(config, message.content, client), reply_to=message)
 
     return app
-
-
-def partition_of(context: Context) -> int:
-    """Return which partition of the data a node holds."""
-    return int(context.node_config["partition-id"])
 
 
 def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDict:

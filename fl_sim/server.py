@@ -69,7 +69,7 @@ def build_strategy(
         strategy = FedSGD(strategy, clients.lr)
         names = [name for name, p in model.named_parameters() if p.requires_grad]
     strategy = DropInvalidUpdates(strategy, names)
-    cohort = SeededCohort(strategy, clients.per_round, config.seed, config.round_timeout)
+    cohort = SeededCohort(strategy, clients.per_round, config.seed)
     if config.strategy.adversary is None or config.attack.method is None:
         return cohort
     return instantiate(

@@ -2,7 +2,7 @@
 
 from strategies.active import ActiveServer
 from strategies.adversary import COHORT, HonestButCurious, Observation
-from strategies.cohort import SeededCohort, answer_roll_call, sample_cohort
+from strategies.cohort import SeededCohort, partition_of, sample_cohort
 from strategies.fedsgd import FedSGD
 from strategies.guard import DropInvalidUpdates
 from strategies.secure_aggregation import SecureAggregation
@@ -23,6 +23,6 @@ __all__ = [
     "ServerView",
     "StrategyWrapper",
     "UpdateRule",
-    "answer_roll_call",
+    "partition_of",
     "sample_cohort",
 ]

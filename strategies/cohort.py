@@ -1,9 +1,9 @@
 """The same clients, in the same order, on every machine: seeded sampling for any strategy.
 
-Flower's node ids and the order of replies are random. This wrapper asks every node once which
-partition it holds (a query message), draws each round's cohort by seed from the partitions, shows
-the wrapped strategy a grid that holds just this cohort, and sorts the replies, so that
-floating-point sums come out the same, bit for bit.
+Flower's node ids and the order of replies are random. In a simulation nodes are interchangeable
+workers, so this wrapper draws each round's clients by seed, tells the node that receives a message
+which client to play, shows the wrapped strategy a grid that holds just this cohort, and sorts the
+replies, so that floating-point sums come out the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,26 +12,22 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from strategies.wrapper import StrategyWrapper
 
-ROLL_CALL = "roll-call"
+PARTITION_KEY = "partition-id"
+"""Entry of the training configuration, or else of a node's, that names the client to play."""
 
 
-def answer_roll_call(message: Message, partition: int) -> Message:
-    """Answer the server's query which partition this client holds; call it from `@app.query()`."""
-    content = RecordDict({ROLL_CALL: MetricRecord({"partition-id": partition})})
-    return Message(content=content, reply_to=message)
+def partition_of(message: Message, context: Context) -> int:
+    """Return which client a node plays: what the message says, or else what the node holds."""
+    for config in message.content.config_records.values():
+        if PARTITION_KEY in config:
+            return int(config[PARTITION_KEY])  # type: ignore[arg-type]
+    return int(context.node_config[PARTITION_KEY])
 
 
 class CohortGrid(Grid):
@@ -84,6 +80,8 @@ class CohortGrid(Grid):
 class SeededCohort(StrategyWrapper):
     """Draw each round's clients by seed.
 
+    Clients have to ask `partition_of` who they are.
+
     Parameters
     ----------
     strategy : flwr.serverapp.strategy.Strategy
@@ -92,59 +90,51 @@ class SeededCohort(StrategyWrapper):
         Clients per round, at least 1.
     seed : int, default 0
         Together with the round, decides who is drawn.
-    timeout : float, default 600
-        Seconds to wait for the roll call.
     """
 
-    def __init__(
-        self, strategy: Strategy, per_round: int, seed: int = 0, timeout: float = 600
-    ) -> None:
+    def __init__(self, strategy: Strategy, per_round: int, seed: int = 0) -> None:
         super().__init__(strategy)
         if per_round < 1:
             raise ValueError(f"per_round={per_round!r} must be at least 1.")
         self.per_round = per_round
         self.seed = seed
-        self.timeout = timeout
-        self._node_of: dict[int, int] = {}  # partition -> node id
-        self._partition_of: dict[int, int] = {}
+        self._partition_of: dict[int, int] = {}  # node id -> client, in the round under way
 
     def client_of(self, node_id: int) -> int:
-        """Return the partition a node holds, or its id if it did not say."""
+        """Return the client a node plays in this round, or its id if it plays none."""
         return self._partition_of.get(node_id, node_id)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Show the strategy this round's cohort only."""
-        if not self._node_of:
-            self._call_the_roll(grid)
-        cohort = sample_cohort(len(self._node_of), self.per_round, self.seed, server_round)
-        partitions = sorted(self._node_of)
-        nodes = [self._node_of[partitions[i]] for i in cohort]
-        messages = super().configure_train(server_round, arrays, config, CohortGrid(grid, nodes))
-        return sorted(messages, key=lambda m: self.client_of(m.metadata.dst_node_id))
+        """Show the strategy as many nodes as there are clients to draw, and cast them."""
+        nodes = sorted(grid.get_node_ids())
+        cohort = sample_cohort(len(nodes), self.per_round, self.seed, server_round)
+        stage = CohortGrid(grid, nodes[: len(cohort)])
+        messages = sorted(
+            super().configure_train(server_round, arrays, config, stage),
+            key=lambda message: message.metadata.dst_node_id,
+        )
+        self._partition_of = {}
+        for message, client in zip(messages, cohort, strict=False):
+            self._partition_of[message.metadata.dst_node_id] = client
+            message.content = _cast(message.content, client)
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Put the replies into the order of the partitions."""
+        """Put the replies into the order of the clients."""
         ordered = sorted(replies, key=lambda r: self.client_of(r.metadata.src_node_id))
         return super().aggregate_train(server_round, ordered)
 
-    def _call_the_roll(self, grid: Grid) -> None:
-        content = RecordDict({ROLL_CALL: ConfigRecord({})})
-        queries = [
-            Message(content=content, message_type=MessageType.QUERY, dst_node_id=node)
-            for node in grid.get_node_ids()
-        ]
-        for reply in grid.send_and_receive(queries, timeout=self.timeout):
-            if reply.has_error():
-                raise RuntimeError(f"A client did not answer the roll call: {reply.error.reason}")
-            partition = int(reply.content[ROLL_CALL]["partition-id"])  # type: ignore[index,arg-type]
-            self._node_of[partition] = reply.metadata.src_node_id
-            self._partition_of[reply.metadata.src_node_id] = partition
-        if not self._node_of:
-            raise RuntimeError(f"No client answered the roll call within {self.timeout:g} s.")
+
+def _cast(content: RecordDict, client: int) -> RecordDict:
+    """Copy a message's content, with the client to play in its configuration; arrays are shared."""
+    records: dict[str, Any] = dict(content)
+    for name, config in content.config_records.items():
+        records[name] = ConfigRecord({**config, PARTITION_KEY: client})
+    return RecordDict(records)
 
 
 def sample_cohort(count: int, per_round: int, seed: int, server_round: int) -> list[int]:

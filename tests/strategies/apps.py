@@ -10,7 +10,7 @@ from torch import nn
 
 from attacks import Attack, Reconstruction
 from fl_sim.backends.inline import InlineBackend
-from strategies.cohort import answer_roll_call
+from strategies.cohort import partition_of
 
 LR = 0.5
 
@@ -35,13 +35,9 @@ def client_app(break_update=None):
     """Clients take one step of SGD; `break_update(client, state)` may spoil what they send."""
     app = ClientApp()
 
-    @app.query()
-    def roll_call(message, context):
-        return answer_roll_call(message, int(context.node_config["partition-id"]))
-
     @app.train()
     def train(message, context):
-        client = int(context.node_config["partition-id"])
+        client = partition_of(message, context)
         model = build_model()
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         inputs, labels = batch(client, message.content["config"]["server-round"])
