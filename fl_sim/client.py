@@ -21,8 +21,7 @@ from fl_sim.faults import FAULTS
 from fl_sim.federation import Batches, Federation, federation_of
 from fl_sim.local import local_sgd, step_gradient, torch_threads
 from fl_sim.models import build_model
-from strategies.adversary import PARTITION_METRIC
-from strategies.cohort import partition_of
+from strategies.cohort import PARTITION_KEY, partition_of
 
 Tensors = dict[str, Tensor]
 
@@ -71,7 +70,7 @@ def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDi
     metrics = {
         "num-examples": config["clients"]["batch_size"] * config["clients"]["local_steps"],
         "train-loss": loss,
-        PARTITION_METRIC: client,
+        PARTITION_KEY: client,
     }
     reply = ArrayRecord({k: Array(np.ascontiguousarray(v.numpy())) for k, v in update.items()})
     return RecordDict({"arrays": reply, "metrics": MetricRecord(metrics)})

@@ -15,13 +15,11 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from attacks.base import Attack, Knowledge, LocalWork, Loss, NotApplicable, Reconstruction
+from strategies.cohort import PARTITION_KEY
 from strategies.limits import TimedOut, untouched_randomness, with_timeout
 from strategies.update import InvalidUpdate, ReplyKind, UpdateRule, arrays_of, tensor
 from strategies.view import ServerView
 from strategies.wrapper import StrategyWrapper
-
-PARTITION_METRIC = "partition-id"
-"""Metric under which a client says which partition it holds; names it across runs."""
 
 COHORT = -1
 """Stands for all clients of a round together, where only their sum can be seen."""
@@ -179,8 +177,8 @@ class HonestButCurious(StrategyWrapper):
     def _name(self, node: int, reply: Message | None) -> int:
         if reply is not None and not reply.has_error():
             for metrics in reply.content.metric_records.values():
-                if PARTITION_METRIC in metrics:
-                    return int(metrics[PARTITION_METRIC])  # type: ignore[arg-type]
+                if PARTITION_KEY in metrics:
+                    return int(metrics[PARTITION_KEY])  # type: ignore[arg-type]
         return self.client_of(node)
 
     def _observe(self, server_round: int, client: int, reply: Message | None) -> Observation:

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from strategies.wrapper import StrategyWrapper
 
 PARTITION_KEY = "partition-id"
-"""Entry of the training configuration, or else of a node's, that names the client to play."""
+"""Names a client: in a training configuration, in a node's, and in the metrics of a reply."""
 
 
 def partition_of(message: Message, context: Context) -> int:

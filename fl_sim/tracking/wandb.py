@@ -16,13 +16,11 @@ from statistics import median
 from typing import Any, Literal, get_args
 
 from fl_sim.records import AttackRow, Gallery, Results, TrainingRow
+from fl_sim.sweep import FOLDER_VARIABLE
 from fl_sim.tracking.base import TrackerError
 from fl_sim.tracking.rounds import Round
 
 Mode = Literal["offline", "online", "disabled"]
-
-SWEEP_VARIABLE = "FL_SIM_SWEEP"
-"""Environment variable with the name of the sweep's folder; runs inside it form one group."""
 
 MOST_IMAGES = 108
 """W&B drops images beyond this many in one list."""
@@ -174,7 +172,7 @@ class WandbTracker:
 
 def sweep_of(folder: Path) -> str | None:
     """Return the name of the sweep that a run's folder lies in, None for a single run."""
-    sweep = os.environ.get(SWEEP_VARIABLE)
+    sweep = os.environ.get(FOLDER_VARIABLE)  # runs inside it form one group
     return sweep if sweep and sweep in Path(folder).resolve().parts else None
 
 
