@@ -1,148 +1,177 @@
 """How far the exact attack reaches: success and seconds over activation, width, batch and start.
 
-One row per setting: how many seeds had every image at a relative error below 1e-3, certified and
-with its label; false certificates; the largest error; the median of the seconds.
+    python benchmarks/exact_reach.py --table headline    # the README's rows, ten seeds each
+    python benchmarks/exact_reach.py --table all         # hours
+    python benchmarks/exact_reach.py --summary           # tables and heat map of all runs so far
 
-    python benchmarks/exact_reach.py --table must      # the headline settings
-    python benchmarks/exact_reach.py --table kinds     # every elementwise activation
-    python benchmarks/exact_reach.py --table data      # initialisations, raw inputs, one label
-    python benchmarks/exact_reach.py --table starts    # with and without the tensor step
-    python benchmarks/exact_reach.py --table peak      # the largest batches; minutes each
-    python benchmarks/exact_reach.py --table smallest  # narrow layers
+A run counts as complete if every image came back at a relative error below 1e-3, certified and with
+its label. Certified inputs further than 1 % from every true image are false certificates. Every
+finished run adds a line to results/exact/runs.csv; what is there already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import csv
+import functools
+import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
 
 import torch
-from exact_data import DIRECTORY, draw_batch, fashion_mnist, gradient_of, mlp
+from torch import Tensor, nn
 
-from attacks import TensorAttack
+from attacks import PeelingAttack, Reconstruction, SpearAttack, TensorAttack
+from benchmarks.exact_data import DIRECTORY, draw_batch, fashion_mnist, gradient_of, mlp, pictures
+from benchmarks.exact_data import train as train_model
+from benchmarks.exact_settings import TABLES, Setting
+from benchmarks.exact_tables import summarise
+from strategies.limits import TimedOut, with_timeout
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of a table."""
-
-    activation: str
-    width: int = 1024
-    batch: int = 32
-    deep: tuple[int, ...] = ()
-    init: str = "default"
-    raw: bool = False
-    one_label: bool = False
-    tensor_step: bool = True
-
-    def __str__(self) -> str:
-        marks = [f"+{w}" for w in self.deep] + [self.init] * (self.init != "default")
-        marks += ["raw"] * self.raw + ["one label"] * self.one_label
-        marks += ["random starts"] * (not self.tensor_step)
-        return f"{self.activation:11s} {self.width:5d} {self.batch:4d} {' '.join(marks):22s}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One seed of a setting."""
-
-    complete: bool
-    recovered: int
-    false: int
-    worst: float
-    seconds: float
-    rounds: int
-
-
-KINKED = ("ReLU", "LeakyReLU")
-SMOOTH = ("GELU", "SiLU", "Softplus", "ELU", "Tanh", "Sigmoid")
-OTHERS = (
-    "Mish", "SELU", "CELU", "Softsign", "Hardswish", "LogSigmoid", "Hardtanh", "ReLU6",
-    "Softshrink", "Hardshrink", "Tanhshrink", "PReLU",
-)  # fmt: skip
-VARIANTS = (
-    {"init": "kaiming"},
-    {"init": "xavier"},
-    {"raw": True},
-    {"one_label": True},
-    {"deep": (256, 256, 256)},
+RUNS = Path(__file__).parent / "results" / "exact" / "runs.csv"
+MEASURED = (
+    "complete",
+    "recovered",
+    "certified",
+    "false",
+    "worst",
+    "rounds",
+    "seconds",
+    "gigabytes",
 )
-TABLES = {
-    "must": [
-        *(Setting(a, 1024, 128) for a in KINKED + SMOOTH),
-        Setting("GELU", 1024, 64, (256, 256, 256)),
-        *(Setting(a, 2048, 256) for a in ("ReLU", "GELU", "Tanh")),
-    ],
-    "kinds": [Setting(a) for a in KINKED + SMOOTH + OTHERS],
-    "data": [replace(Setting(a), **v) for v in VARIANTS for a in ("ReLU", "GELU", "Tanh")],
-    "starts": [
-        Setting(a, batch=b, tensor_step=t)
-        for a in ("ReLU", "GELU", "Tanh")
-        for b in (16, 32, 64, 128)
-        for t in (True, False)
-    ],
-    "peak": [Setting(a, 4096, b) for a in ("GELU", "ReLU") for b in (256, 384, 512)],
-    "smallest": [
-        Setting(a, m, b)
-        for a in ("ReLU", "GELU", "Tanh")
-        for b, widths in ((64, (160, 192, 256, 384)), (128, (300, 384, 512, 768)))
-        for m in widths
-    ],
-}
+FIELDS = ["table", "seed", *(f.name for f in fields(Setting)), *MEASURED]
+TRAINING_IMAGES = 10_000
 
 
-def attempt(setting: Setting, seed: int, data: tuple[torch.Tensor, torch.Tensor]) -> Outcome:
+def attempt(setting: Setting, seed: int, directory: str, limit: float) -> dict[str, Any]:
     """Attack one batch and compare with the truth, which the attack never sees."""
-    x, y = draw_batch(*data, setting.batch, seed, raw=setting.raw, one_label=setting.one_label)
-    model = mlp(setting.activation, [784, setting.width, *setting.deep, 10], setting.init, seed)
+    images, labels = pictures(setting.data, directory)
+    model = mlp(
+        setting.activation, [images.shape[1], setting.width, *setting.deep, 10], setting.init, seed
+    )
+    if setting.epochs:
+        images, labels = (t[:TRAINING_IMAGES] for t in fashion_mnist(directory, "train"))
+        model = trained(setting.activation, setting.width, setting.epochs, seed, directory)
+    x, y = draw_batch(
+        images,
+        labels,
+        setting.batch,
+        seed,
+        raw=setting.raw,
+        one_label=setting.one_label,
+        twin=setting.twin,
+    )
     gradient = gradient_of(model, x, y)
+    attack = {
+        "tensor": lambda: TensorAttack(tensor_step=setting.tensor_step),
+        "spear": SpearAttack,
+        "peeling": PeelingAttack,
+    }[setting.attack]()
+    reset_peak_memory()
     start = time.perf_counter()
-    found = TensorAttack(tensor_step=setting.tensor_step).run(model, gradient)
+    try:
+        found, _ = with_timeout(lambda: attack.run(model, gradient), limit)
+    except TimedOut:
+        found = None
     seconds = time.perf_counter() - start
-    rounds = len(found.info.get("rounds", ()))
-    if not len(found):
-        return Outcome(False, 0, 0, float("inf"), seconds, rounds)
-    assert found.labels is not None
+    return score(setting, found, x, y) | {
+        "seconds": round(seconds, 2),
+        "gigabytes": round(peak_memory(), 2),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Forget the peak so far, where Linux can."""
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+    """Largest resident size in gigabytes, libraries and data included; nan where unknown."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak = next((row for row in lines if row.startswith("VmHWM")), None)
+    return int(peak.split()[1]) / 2**20 if peak else float("nan")
+
+
+@functools.lru_cache(maxsize=1)
+def trained(activation: str, width: int, epochs: int, seed: int, directory: str) -> nn.Sequential:
+    """A two-layer network trained on the images the batch is drawn from."""
+    model = mlp(activation, [784, width, 10], "default", seed)
+    images, labels = (t[:TRAINING_IMAGES] for t in fashion_mnist(directory, "train"))
+    train_model(model, images, labels, epochs, seed)
+    return model
+
+
+def score(setting: Setting, found: Reconstruction | None, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """What a reconstruction is worth."""
+    if found is None or not len(found):
+        return {"complete": 0, "recovered": 0, "certified": 0, "false": 0, "worst": "", "rounds": 0}
     exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
-    distance = torch.cdist(x.double(), found.inputs.double(), **exact)
+    distance = torch.cdist(x.double(), found.inputs.flatten(1).double(), **exact)
     distance = distance / x.double().norm(dim=1, keepdim=True)
     error, nearest = distance.min(1)
-    right = (error < 1e-3) & found.certified[nearest] & (found.labels[nearest] == y)
-    false = int((found.certified & (distance.min(0).values > 1e-2)).sum())
-    recovered = int(right.sum())
-    return Outcome(recovered == len(x), recovered, false, float(error.max()), seconds, rounds)
+    right = (error < 1e-3) & found.certified[nearest]
+    right &= found.labels is not None and found.labels[nearest] == y
+    counted = not setting.twin or found.batch_size == setting.batch
+    return {
+        "complete": int(bool(right.all()) and counted),
+        "recovered": int(right.sum()),
+        "certified": int(found.certified.sum()),
+        "false": int((found.certified & (distance.min(0).values > 1e-2)).sum()),
+        "worst": f"{float(error.max()):.1e}",
+        "rounds": len(found.info.get("rounds", ())),
+    }
+
+
+def finished() -> set[tuple[str, ...]]:
+    """Keys of the runs on disk."""
+    if not RUNS.exists():
+        return set()
+    with RUNS.open(newline="") as file:
+        return {key(row) for row in csv.DictReader(file)}
+
+
+def key(row: dict[str, Any]) -> tuple[str, ...]:
+    """What identifies a run."""
+    return tuple(str(row[name]) for name in FIELDS if name not in MEASURED)
 
 
 def main() -> None:
-    """Run one table."""
+    """Run one table, or all, or sum up what was run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", choices=TABLES, default="must")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--table", choices=[*TABLES, "all"], default="headline")
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", default="", help="activations, comma separated")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--limit", type=float, default=600, help="seconds per run")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", default=DIRECTORY)
+    parser.add_argument("--summary", action="store_true", help="run nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = fashion_mnist(options.data)
-    print(
-        f"{'activation':11s} {'m':>5} {'B':>4} {'':22s} {'complete':>9} {'images':>9} "
-        f"{'false':>5} {'worst':>8} {'rounds':>6} {'seconds':>8}"
-    )
-    for setting in TABLES[options.table]:
-        if options.only and setting.activation not in options.only.split(","):
-            continue
-        outcomes = [attempt(setting, seed, data) for seed in range(options.seeds)]
-        images = sum(o.recovered for o in outcomes)
-        print(
-            f"{setting} {sum(o.complete for o in outcomes):4d} /{len(outcomes):3d} "
-            f"{images:4d}/{setting.batch * len(outcomes):4d} {sum(o.false for o in outcomes):5d} "
-            f"{max(o.worst for o in outcomes):8.1e} "
-            f"{statistics.median(o.rounds for o in outcomes):6.0f} "
-            f"{statistics.median(o.seconds for o in outcomes):8.1f}",
-            flush=True,
-        )
+    RUNS.parent.mkdir(parents=True, exist_ok=True)
+    done = finished()
+    tables = TABLES if options.table == "all" else {options.table: TABLES[options.table]}
+    jobs = [
+        (t, s, seed) for t, rows in tables.items() for s in rows for seed in range(options.seeds)
+    ]
+    with RUNS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if not done:
+            writer.writeheader()
+        for table, setting, seed in [] if options.summary else jobs:
+            if options.only and setting.activation not in options.only.split(","):
+                continue
+            start = {"table": table, "seed": seed} | asdict(setting)
+            if key(start) in done:
+                continue
+            line = start | attempt(setting, seed, options.data, options.limit)
+            print(" ".join(f"{k}={v}" for k, v in line.items() if v not in ("", ())), flush=True)
+            writer.writerow(line)
+            file.flush()
+    print(summarise(RUNS))
 
 
 if __name__ == "__main__":
