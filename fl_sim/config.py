@@ -68,6 +68,18 @@ class ClientsConfig:
 
 
 @dataclass
+class AttackConfig:
+    """What the server runs on which of the updates it gets."""
+
+    name: str = MISSING
+    method: Any = MISSING  # an attacks.Attack; null for none
+    timeout: float | None = 600.0  # seconds for one gradient; what was found until then counts
+    knows: list[str] = field(default_factory=list)  # see fl_sim.grants
+    rounds: list[int] | None = None  # in which to attack, from 1; null: all
+    most: int | None = None  # most updates attacked per round; null: all
+
+
+@dataclass
 class SweepConfig:
     """How a multirun behaves."""
 
@@ -83,7 +95,7 @@ class ScenarioConfig:
     clients: ClientsConfig = field(default_factory=ClientsConfig)
     model: Any = MISSING
     strategy: Any = MISSING
-    attack: Any = MISSING
+    attack: AttackConfig = field(default_factory=AttackConfig)
     defense: Any = MISSING  # a mapping from name to object; applied in order
     backend: Any = MISSING
     tracker: Any = MISSING

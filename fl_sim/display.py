@@ -62,7 +62,9 @@ class Display:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        total = config.rounds * (config.clients.per_round + 1)
+        attacked = config.rounds if config.attack.rounds is None else len(config.attack.rounds)
+        each = min(config.clients.per_round, config.attack.most or config.clients.per_round)
+        total = config.rounds + attacked * each
         self._task = self._progress.add_task(f"round 1 of {config.rounds}", total=total)
         self._progress.start()
 

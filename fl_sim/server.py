@@ -84,6 +84,8 @@ def build_strategy(
         loss=str(config.loss),
         knows=granted(config.attack.knows, federation),
         timeout=config.attack.timeout,
+        rounds=config.attack.rounds,
+        most=config.attack.most,
         seed=config.seed,
         device=config.device,
         client_of=cohort.client_of,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,11 @@ class HonestButCurious(StrategyWrapper):
         What the threat model grants; by default nothing.
     timeout : float, optional
         Seconds one attack may take; what it found until then is kept.
+    rounds : collection of int, optional
+        Rounds, from 1, in which to attack; by default all.
+    most : int, optional
+        Most replies to attack in a round, those of the clients with the lowest numbers; by
+        default all.
     seed : int, default 0
         Seed of the attacks' randomness, together with round and client.
     device : str or torch.device, default "cpu"
@@ -118,6 +124,8 @@ class HonestButCurious(StrategyWrapper):
         loss: Loss = "cross_entropy",
         knows: Knowledge | Callable[[int, int], Knowledge] | None = None,
         timeout: float | None = None,
+        rounds: Collection[int] | None = None,
+        most: int | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
         client_of: Callable[[int], int] | None = None,
@@ -126,6 +134,10 @@ class HonestButCurious(StrategyWrapper):
         super().__init__(strategy)
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout!r} must be positive, or None for no limit.")
+        if most is not None and most < 1:
+            raise ValueError(f"most={most!r} must be at least 1, or None for all clients.")
+        if early := [number for number in rounds or () if number < 1]:
+            raise ValueError(f"rounds has {early[0]!r}; rounds count from 1.")
         UpdateRule(reply, 1.0 if lr is None else lr, local_steps)  # refuse bad values at once
         self.attack = attack
         self.model_fn = model_fn
@@ -136,6 +148,8 @@ class HonestButCurious(StrategyWrapper):
         self.loss: Loss = loss
         self.knows = knows
         self.timeout = timeout
+        self.rounds = rounds
+        self.most = most
         self.seed = seed
         self.device = torch.device(device)
         self.client_of = client_of or (lambda node_id: node_id)
@@ -158,13 +172,20 @@ class HonestButCurious(StrategyWrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Attack every reply, then hand all of them to the strategy."""
+        """Attack the replies, then hand all of them to the strategy."""
         replies = list(replies)
-        for client, reply in self._by_client(replies):
+        looked_at = (
+            islice(self._by_client(replies), self.most) if self.attacks_in(server_round) else ()
+        )
+        for client, reply in looked_at:
             with untouched_randomness():
                 observation = self._observe(server_round, client, reply)
             self.on_observation(observation)
         return super().aggregate_train(server_round, replies)
+
+    def attacks_in(self, server_round: int) -> bool:
+        """Tell whether a round's updates are attacked."""
+        return self.rounds is None or server_round in self.rounds
 
     def _by_client(self, replies: list[Message]) -> Iterator[tuple[int, Message | None]]:
         """Yield each client that was asked, with its reply if there is one, in a fixed order."""

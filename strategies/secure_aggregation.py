@@ -37,9 +37,10 @@ class SecureAggregation(HonestButCurious):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Attack the sum of the replies, then hand all of them to the strategy."""
         replies = list(replies)
-        with untouched_randomness():
-            observation = self._observe_sum(server_round, replies)
-        self.on_observation(observation)
+        if self.attacks_in(server_round):
+            with untouched_randomness():
+                observation = self._observe_sum(server_round, replies)
+            self.on_observation(observation)
         return self.strategy.aggregate_train(server_round, replies)
 
     def _observe_sum(self, server_round: int, replies: list[Message]) -> Observation:

@@ -183,3 +183,21 @@ def test_each_bad_reply_is_named_and_the_good_one_attacked():
 def test_bad_settings_are_refused_at_construction(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         curious(Spy(), **settings)
+
+
+def test_only_the_rounds_and_clients_asked_for_are_attacked():
+    strategy = curious(Spy(), rounds=[2, 3], most=1)
+    _, audited = run(strategy, rounds=3)
+    seen = [(o.round, o.client) for o in strategy.observations]
+    assert [server_round for server_round, _ in seen] == [2, 3]
+    everyone = curious(Spy())
+    _, watched = run(everyone, rounds=3)
+    lowest = {r: min(o.client for o in everyone.observations if o.round == r) for r in (2, 3)}
+    assert dict(seen) == lowest
+    assert same_bits(audited, watched)
+
+
+@pytest.mark.parametrize(("setting", "named"), [({"rounds": [0]}, "0"), ({"most": 0}, "most=0")])
+def test_rounds_and_clients_that_cannot_be_are_refused(setting, named):
+    with pytest.raises(ValueError, match=named):
+        curious(Spy(), **setting)

@@ -125,3 +125,9 @@ def test_four_clients_of_32_images_are_read_whole(scenario, tmp_path):
     )
     summary = run_scenario(config, tmp_path, Display(brief=True)).summary()
     assert summary["recovered"] == summary["certified"] == summary["batch_size"] == 128
+
+
+def test_only_the_rounds_asked_for_are_attacked():
+    strategy = secured(Spy(), rounds=[2])
+    run(strategy, rounds=3)
+    assert [o.round for o in strategy.observations] == [2]
