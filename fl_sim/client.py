@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -72,7 +71,7 @@ def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDi
         "train-loss": loss,
         PARTITION_KEY: client,
     }
-    reply = ArrayRecord({k: Array(np.ascontiguousarray(v.numpy())) for k, v in update.items()})
+    reply = ArrayRecord({k: Array(v.contiguous().numpy()) for k, v in update.items()})
     return RecordDict({"arrays": reply, "metrics": MetricRecord(metrics)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -140,6 +141,38 @@ def local_sgd(
             for name, parameter in _trainable(model):
                 parameter.sub_(lr * gradient[name])
     return losses
+
+
+@torch.no_grad()
+def batchnorm_statistics(model: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what each BatchNorm layer of a model in training sees of a batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Stays as it is.
+    inputs : Tensor of shape (B, C, H, W)
+
+    Returns
+    -------
+    dict from module name to (mean, variance), each of shape (channels,)
+        At the layer's input; the variance is the biased one the layer divides by.
+    """
+    private = copy.deepcopy(model).train()
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            channels = args[0].transpose(0, 1).flatten(1)
+            seen[name] = channels.mean(1), channels.var(1, unbiased=False)
+
+        return hook
+
+    for name, module in private.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(watch(name))
+    private(inputs)
+    return seen
 
 
 @contextmanager

@@ -36,8 +36,9 @@ class AttackRow:
     ----------
     status : str
         "ok"; "timeout" (stopped at `attack.timeout`; what was found until then still counts);
-        "attack_failed"; "not_applicable" (the attack cannot read this model);
-        "invalid_update" (NaN, wrong shapes or names); "client_failed" (no update arrived).
+        "interrupted" (by the user; likewise); "attack_failed"; "not_applicable" (the attack
+        cannot read this model); "invalid_update" (NaN, wrong shapes or names); "client_failed"
+        (no update arrived).
     message : str
         Why, where status is not "ok" or the attack gives a reason for finding little.
     recovered : int

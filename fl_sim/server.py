@@ -82,7 +82,7 @@ def build_strategy(
         local_steps=clients.local_steps,
         input_shape=federation.data.image_shape,
         loss=str(config.loss),
-        knows=granted(config.attack.knows, federation),
+        knows=granted(config.attack.knows, federation, model),
         timeout=config.attack.timeout,
         rounds=config.attack.rounds,
         most=config.attack.most,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from attacks.base import Attack, Knowledge, LocalWork, Loss, NotApplicable, Reconstruction
 from strategies.cohort import PARTITION_KEY
-from strategies.limits import TimedOut, untouched_randomness, with_timeout
+from strategies.limits import Stopped, TimedOut, untouched_randomness, with_timeout
 from strategies.update import InvalidUpdate, ReplyKind, UpdateRule, arrays_of, tensor
 from strategies.view import ServerView
 from strategies.wrapper import StrategyWrapper
@@ -40,7 +40,8 @@ class Observation:
         Partition the client says it holds, or its node id where it does not say; `COHORT` for
         the sum over several.
     status : str
-        "ok", "timeout", "attack_failed", "not_applicable", "invalid_update" or "client_failed".
+        "ok", "timeout", "interrupted" (by the user), "attack_failed", "not_applicable",
+        "invalid_update" or "client_failed".
     message : str
         Why, where status is not "ok" or the attack gives a reason for finding little
         (``info["reason"]``).
@@ -87,8 +88,8 @@ class HonestButCurious(StrategyWrapper):
         Shape of one input of the model.
     loss : "cross_entropy" or "mse", default "cross_entropy"
         The clients' loss.
-    knows : Knowledge, or callable (round, client) -> Knowledge, optional
-        What the threat model grants; by default nothing.
+    knows : Knowledge, or callable (round, client, model) -> Knowledge, optional
+        What the threat model grants; by default nothing. The model holds what the client was sent.
     timeout : float, optional
         Seconds one attack may take; what it found until then is kept.
     rounds : collection of int, optional
@@ -122,7 +123,7 @@ class HonestButCurious(StrategyWrapper):
         local_steps: int = 1,
         input_shape: tuple[int, ...] | None = None,
         loss: Loss = "cross_entropy",
-        knows: Knowledge | Callable[[int, int], Knowledge] | None = None,
+        knows: Knowledge | Callable[[int, int, nn.Module], Knowledge] | None = None,
         timeout: float | None = None,
         rounds: Collection[int] | None = None,
         most: int | None = None,
@@ -180,8 +181,14 @@ class HonestButCurious(StrategyWrapper):
         for client, reply in looked_at:
             with untouched_randomness():
                 observation = self._observe(server_round, client, reply)
-            self.on_observation(observation)
+            self._report(observation)
         return super().aggregate_train(server_round, replies)
+
+    def _report(self, observation: Observation) -> None:
+        """Hand an observation on; what the user interrupted ends here, with its result kept."""
+        self.on_observation(observation)
+        if observation.status == "interrupted":
+            raise KeyboardInterrupt
 
     def attacks_in(self, server_round: int) -> bool:
         """Tell whether a round's updates are attacked."""
@@ -208,29 +215,35 @@ class HonestButCurious(StrategyWrapper):
         if reply.has_error():
             return Observation(server_round, client, "client_failed", _one_line(reply.error.reason))
         sent = self._round.sent[reply.metadata.src_node_id]
+        model = self._sent_model(sent)
         try:
-            view = self._view(sent, arrays_of(reply), self._granted(server_round, client))
+            view = self._view(model, sent, arrays_of(reply))
         except InvalidUpdate as error:
             return Observation(server_round, client, "invalid_update", str(error))
-        return self._attack(server_round, client, view)
+        knows = self._granted(server_round, client, model)
+        return self._attack(server_round, client, replace(view, knows=knows))
 
-    def _granted(self, server_round: int, client: int) -> Knowledge:
-        knows = self.knows(server_round, client) if callable(self.knows) else self.knows
+    def _granted(self, server_round: int, client: int, model: nn.Module) -> Knowledge:
+        knows = self.knows(server_round, client, model) if callable(self.knows) else self.knows
         return knows or Knowledge()
 
-    def _view(self, sent: ArrayRecord, returned: ArrayRecord, knows: Knowledge) -> ServerView:
-        """Return what an update says to somebody who knows what had been sent."""
+    def _sent_model(self, sent: ArrayRecord) -> nn.Module:
+        """Return the model as it had been sent, on the attacks' device."""
         model = self.model_fn()
         model.load_state_dict({name: tensor(sent, name) for name in sent})
+        return model.to(self.device)
+
+    def _view(self, model: nn.Module, sent: ArrayRecord, returned: ArrayRecord) -> ServerView:
+        """Return what an update says to somebody who knows what had been sent, and no more."""
         rule = UpdateRule(self.reply, self._learning_rate(), self.local_steps)
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         gradient = rule.gradient(returned, sent, names)
         return ServerView(
-            model=model.to(self.device),
+            model=model,
             gradient={name: value.to(self.device) for name, value in gradient.items()},
             input_shape=self.input_shape,
             loss=self.loss,
-            knows=knows,
+            knows=Knowledge(),
             local=LocalWork(self.local_steps, self._learning_rate()),
         )
 
@@ -252,6 +265,10 @@ class HonestButCurious(StrategyWrapper):
             found, late = with_timeout(
                 lambda: view.attacked_by(self.attack, generator), self.timeout
             )
+        except Stopped as stop:
+            told = "nothing" if stop.result is None else len(stop.result)
+            message = f"Stopped by the user; {told} found until then."
+            return Observation(server_round, client, "interrupted", message, stop.result)
         except TimedOut as error:
             return Observation(server_round, client, "timeout", f"The attack was {error}.")
         except NotApplicable as error:

@@ -49,5 +49,5 @@ class FedSGD(StrategyWrapper):
             weights = array.numpy()
             if name in gradient:
                 weights = (weights - self.lr * gradient[name].numpy()).astype(weights.dtype)
-            stepped[name] = Array(np.ascontiguousarray(weights))
+            stepped[name] = Array(np.asarray(weights, order="C"))
         return stepped, metrics

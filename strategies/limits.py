@@ -30,6 +30,14 @@ class TimedOut(TimeoutError):
     """The function returned nothing, not even after the interruption."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The user interrupted; `result` is what the function returned then, or None."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+
 def with_timeout(function: Callable[[], T], seconds: float | None) -> tuple[T, bool]:
     """Call a function in a thread of its own and interrupt it when its time is up.
 
@@ -50,8 +58,8 @@ def with_timeout(function: Callable[[], T], seconds: float | None) -> tuple[T, b
     ------
     TimedOut
         If the function did not return a result when interrupted.
-    KeyboardInterrupt
-        If the user interrupted and the function had nothing to return.
+    Stopped
+        If the user interrupted; holds what the function had by then.
     """
     outcome: dict[str, Any] = {}
 
@@ -60,18 +68,20 @@ def with_timeout(function: Callable[[], T], seconds: float | None) -> tuple[T, b
             outcome["result"] = function()
         except BaseException as error:  # handed to the waiting thread below
             outcome["error"] = error
+        finally:
+            ended.set()
 
+    # an event, since a join that Ctrl-C breaks takes the thread for dead (before Python 3.13)
+    ended = threading.Event()
     thread = threading.Thread(target=call, name="attack", daemon=True)
-    thread.start()
-    interrupted = False
     try:
-        thread.join(seconds)
-    except KeyboardInterrupt:
-        _interrupt(thread)
-        raise
-    if thread.is_alive():
-        interrupted = True
-        _interrupt(thread)
+        thread.start()
+        interrupted = not ended.wait(seconds)
+    except KeyboardInterrupt as stop:
+        _interrupt(thread, ended)
+        raise Stopped(outcome.get("result")) from stop
+    if interrupted:
+        _interrupt(thread, ended)
     if "result" in outcome:
         return outcome["result"], interrupted
     error = outcome.get("error")
@@ -80,11 +90,11 @@ def with_timeout(function: Callable[[], T], seconds: float | None) -> tuple[T, b
     raise error if error is not None else RuntimeError("The function ended without a result.")
 
 
-def _interrupt(thread: threading.Thread) -> None:
+def _interrupt(thread: threading.Thread, ended: threading.Event) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted)
     )
-    thread.join(GRACE)
+    ended.wait(GRACE)
 
 
 @contextmanager

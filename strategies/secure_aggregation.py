@@ -8,7 +8,7 @@ the same parameters is the gradient of a larger batch, so an attack reads the un
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -40,7 +40,7 @@ class SecureAggregation(HonestButCurious):
         if self.attacks_in(server_round):
             with untouched_randomness():
                 observation = self._observe_sum(server_round, replies)
-            self.on_observation(observation)
+            self._report(observation)
         return self.strategy.aggregate_train(server_round, replies)
 
     def _observe_sum(self, server_round: int, replies: list[Message]) -> Observation:
@@ -52,12 +52,14 @@ class SecureAggregation(HonestButCurious):
             return replace(nobody, status="client_failed", message="No client answered.")
         received = list(answers.values())
         sent = self._round.sent[received[0].metadata.src_node_id]
+        model = self._sent_model(sent)
         try:
             total = weighted_mean(received, sent, self._expected(sent))
-            knows = pooled([self._granted(server_round, client) for client in members])
-            view = self._view(sent, total, knows)
+            view = self._view(model, sent, total)
         except InvalidUpdate as error:
             return replace(nobody, status="invalid_update", message=str(error))
+        knows = pooled([self._granted(server_round, client, model) for client in members])
+        view = replace(view, knows=knows)
         observation = replace(self._attack(server_round, COHORT, view), clients=members)
         if missing := len(asked) - len(answers):
             told = f"{missing} of {len(asked)} clients did not answer."
@@ -108,12 +110,27 @@ def pooled(grants: Sequence[Knowledge]) -> Knowledge:
     """Return what is granted about several batches as a grant about their union."""
     labels = [g.labels for g in grants if g.labels is not None]
     sizes = [g.batch_size for g in grants if g.batch_size is not None]
+    seen = [g.batchnorm_statistics for g in grants if g.batchnorm_statistics is not None]
     whole = len(grants)
     return Knowledge(
         labels=torch.cat(labels) if labels and len(labels) == whole else None,
         batch_size=sum(sizes) if sizes and len(sizes) == whole else None,
         data_range=grants[0].data_range if grants else None,
+        batchnorm_statistics=_pooled_statistics(seen) if seen and len(seen) == whole else None,
     )
+
+
+Statistics = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def _pooled_statistics(seen: Sequence[Statistics]) -> Statistics:
+    """Return mean and variance over the union of equally large batches."""
+    union = {}
+    for layer in seen[0]:
+        means = torch.stack([statistics[layer][0] for statistics in seen])
+        variances = torch.stack([statistics[layer][1] for statistics in seen])
+        union[layer] = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
+    return union
 
 
 def _weight(reply: Message) -> float:

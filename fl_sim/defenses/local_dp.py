@@ -86,5 +86,5 @@ class LocalDp(Defense):
 
 def _envelope(tensors: Tensors) -> SimpleNamespace:
     """Return as much of a Flower message as a mod looks at."""
-    arrays = ArrayRecord({k: Array(np.ascontiguousarray(v.numpy())) for k, v in tensors.items()})
+    arrays = ArrayRecord({k: Array(v.contiguous().numpy()) for k, v in tensors.items()})
     return SimpleNamespace(content=RecordDict({"arrays": arrays}), has_error=lambda: False)

@@ -17,6 +17,7 @@ CLOSE = 20.0
 
 FAILURES = {
     "timeout": "ran out of time. What was found until then counts.",
+    "interrupted": "was stopped by the user. What was found until then counts.",
     "attack_failed": "failed with an error, which says nothing about the clients' safety.",
     "not_applicable": "could not read this model.",
     "invalid_update": "got an update that is no gradient of this model.",

@@ -1,5 +1,7 @@
 """The honest-but-curious server: it sees exactly the gradient, and nobody notices."""
 
+import signal
+import threading
 import time
 
 import numpy as np
@@ -80,9 +82,22 @@ def test_the_attack_is_handed_no_labels_truth_or_batch_size():
 
 def test_only_what_is_granted_by_name_arrives():
     spy = Spy()
-    run(curious(spy, knows=lambda r, c: Knowledge(batch_size=10 * r + c)), rounds=1)
+    run(curious(spy, knows=lambda r, c, _: Knowledge(batch_size=10 * r + c)), rounds=1)
     assert all(problem.knows.names == ("batch_size",) for problem in spy.problems)
     assert {p.knows.batch_size for p in spy.problems} <= {10, 11, 12}
+
+
+def test_whoever_grants_is_handed_the_model_as_it_was_sent():
+    handed = []
+
+    def knows(server_round, client, model):
+        handed.append(model.state_dict())
+        return Knowledge()
+
+    run(curious(Spy(), knows=knows), rounds=1)
+    sent = initial_arrays().to_torch_state_dict()
+    assert len(handed) == 2
+    assert all(torch.equal(state[name], sent[name]) for state in handed for name in sent)
 
 
 def test_the_learning_rate_is_taken_from_what_was_sent():
@@ -136,6 +151,26 @@ def test_an_attack_out_of_time_keeps_what_it_has(polite, found):
     run(strategy, rounds=1)
     assert {o.status for o in strategy.observations} == {"timeout"}
     assert {o.found and len(o.found) for o in strategy.observations} == {found}
+
+
+class Impatient(Slow):
+    """An attack during which the user presses Ctrl-C."""
+
+    def reconstruct(self, problem):
+        main = threading.main_thread().ident
+        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
+        return super().reconstruct(problem)
+
+
+@pytest.mark.parametrize(("polite", "found"), [(True, 1), (False, None)])
+def test_an_attack_the_user_interrupts_is_reported_with_what_it_has(polite, found):
+    strategy = curious(Impatient(polite))
+    with pytest.raises(KeyboardInterrupt):
+        run(strategy, rounds=1)
+    (observation,) = strategy.observations
+    assert observation.status == "interrupted"
+    assert "by the user" in observation.message
+    assert (observation.found and len(observation.found)) == found
 
 
 def spoiled(client, state):

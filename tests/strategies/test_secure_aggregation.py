@@ -57,6 +57,19 @@ def test_clients_are_weighted_by_the_examples_they_assert():
     assert mean["w"].numpy() == pytest.approx([6.0, 1.0])
 
 
+def test_pooled_batch_statistics_are_those_of_the_union():
+    batches = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
+    grants = [
+        Knowledge(batchnorm_statistics={"bn": (x.mean(0), x.var(0, unbiased=False))})
+        for x in batches
+    ]
+    mean, variance = pooled(grants).batchnorm_statistics["bn"]
+    union = batches.flatten(0, 1)
+    assert torch.allclose(mean, union.mean(0), atol=1e-6)
+    assert torch.allclose(variance, union.var(0, unbiased=False), atol=1e-6)
+    assert pooled([*grants, Knowledge()]).batchnorm_statistics is None
+
+
 @pytest.mark.parametrize("weight", [None, 0, -1])
 def test_a_reply_without_a_weight_is_named(weight):
     with pytest.raises(InvalidUpdate, match="num-examples"):
