@@ -56,9 +56,11 @@ class State:
     phi : Tensor of shape (N,)
         The equation's residual.
     delta : Tensor of shape (N, K)
-        The best error vector, scaled so that `column` has norm one.
+        The best error vector, scaled so that `counted` has norm one.
     column : Tensor of shape (N, m)
         s'(z) o (U delta).
+    counted : Tensor of shape (N, m)
+        The part of `column` whose norm is one.
     residual : Tensor of shape (N, m)
         (I - QQ') column.
     tangent : Tensor of shape (N, m)
@@ -74,6 +76,7 @@ class State:
     phi: Tensor
     delta: Tensor
     column: Tensor
+    counted: Tensor
     residual: Tensor
     tangent: Tensor
     freedom: Tensor
@@ -115,6 +118,10 @@ class SampleEquation:
         Candidates satisfy ``last @ x == 1`` (the bias' coordinate). None without biases.
     dtype : torch.dtype, default float64
         Precision of all the work.
+    centred : bool, default False
+        Whether phi is taken relative to |(I - UU') s'(W~ x) o U delta|. The samples stay zeros; but
+        inputs so small that no unit leaves the middle of the activation, and all slopes are equal,
+        are no longer minima that attract a search. Without `Trust` only.
     """
 
     def __init__(
@@ -124,8 +131,11 @@ class SampleEquation:
         W: Tensor,
         last: Tensor | None,
         dtype: torch.dtype = torch.float64,
+        *,
+        centred: bool = False,
     ) -> None:
         self.dtype = dtype
+        self.centred = centred
         self.Q = Q.to(dtype)
         self.Ut = U.T.to(dtype).contiguous()
         self.W = W.to(dtype)
@@ -174,12 +184,14 @@ class SampleEquation:
         off = features - self.coordinates(features, trust) @ self.Q.T
         if trust is not None:
             off = off * trust.rows[:, None, :]
-        values, vectors = generalised_eigh(_gram(off), _gram(features))
+        counted = self._off_errors(features) if self.centred else features
+        values, vectors = generalised_eigh(_gram(off), _gram(counted))
         vectors = vectors.to(self.dtype)
         delta = vectors[:, :, 0]
         column = torch.einsum("nk,nkm->nm", delta, features)
-        size = column.norm(dim=1).clamp_min(torch.finfo(self.dtype).tiny)[:, None]
-        delta, column = delta / size, column / size
+        part = self._off_errors(column) if self.centred else column
+        size = part.norm(dim=1).clamp_min(torch.finfo(self.dtype).tiny)[:, None]
+        delta, column, part = delta / size, column / size, part / size
         residual = torch.einsum("nk,nkm->nm", delta, off)
         freedom = vectors[:, :, 1:].transpose(1, 2) @ off
         others = values[:, 1:].sqrt().to(self.dtype)
@@ -187,7 +199,11 @@ class SampleEquation:
         runner_up = others[:, 0] if others.shape[1] else torch.ones_like(others.sum(1))
         phi = torch.nan_to_num(residual.norm(dim=1), nan=1.0)
         tangent = second * (delta @ self.Ut)
-        return State(phi, delta, column, residual, tangent, freedom, runner_up, trust)
+        return State(phi, delta, column, part, residual, tangent, freedom, runner_up, trust)
+
+    def _off_errors(self, T: Tensor) -> Tensor:
+        """T (..., m) without what equal slopes at all units can produce."""
+        return T - (T @ self.Ut.T) @ self.Ut
 
     def determined(self, state: State, slack: Tensor) -> Tensor:
         """Whether every direction of x moves the residual by at least `slack` per unit length.
@@ -210,10 +226,10 @@ class SampleEquation:
         answers = torch.ones(len(slack), dtype=torch.bool, device=slack.device)
         for k in range(len(slack) if n else 0):
             T = state.tangent[k][:, None] * self.Wn
-            v, pull = T.T @ state.column[k], T.T @ state.residual[k]
-            T = T - self.Q @ (self.Q.T @ T)
-            shared = state.freedom[k] @ T
-            H = T.T @ T - shared.T @ shared - torch.outer(v, pull) - torch.outer(pull, v)
+            v, pull = T.T @ state.counted[k], T.T @ state.residual[k]
+            inside, shared = self.Q.T @ T, state.freedom[k] @ T
+            H = T.T @ T - inside.T @ inside - shared.T @ shared
+            H = H - torch.outer(v, pull) - torch.outer(pull, v)
             H = H + state.phi[k] ** 2 * torch.outer(v, v)
             failed = torch.linalg.cholesky_ex(H - slack[k] ** 2 * eye).info
             answers[k] = bool(failed == 0) and bool(torch.isfinite(H).all())
@@ -225,7 +241,7 @@ class SampleEquation:
         Solves min |J p + residual|^2 + damping |diag(J'J)^(1/2) p|^2 by conjugate gradients on the
         normal equations, where J differentiates the *normalised* residual along x with delta
         already eliminated: with T = diag(tangent) W, P = I - QQ', F the freedom of delta and
-        v = T' column,
+        v = T' counted,
 
             J'J = T'PT - (T'F)(T'F)' - (T'r) v' - v (T'r)' + phi^2 v v'.
 
@@ -246,7 +262,7 @@ class SampleEquation:
             Change of the candidates.
         """
         a, r = state.tangent, state.residual
-        v = (a * state.column) @ self.Wn
+        v = (a * state.counted) @ self.Wn
         pull = (a * r) @ self.Wn
         shared = (a[:, None, :] * state.freedom) @ self.Wn  # (N, K - 1, n)
         squared = (r * r).sum(1, keepdim=True)

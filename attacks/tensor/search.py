@@ -109,7 +109,7 @@ def propose(
     """
     last = None if space.last is None else rest.basis.T @ space.last
     X = _starts(space, weight, rest, last, activation, generator, settings)
-    rough = SampleEquation(space.Q, space.U, weight, last, torch.float32)
+    rough = SampleEquation(space.Q, space.U, weight, last, torch.float32, centred=True)
     exact = SampleEquation(space.Q, space.U, weight, last)
     if len(activation.kinks):
         X = _anneal(rough, X, activation, generator, settings.blur).double()

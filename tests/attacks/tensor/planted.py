@@ -29,8 +29,11 @@ class Planted:
 
     @property
     def equation(self) -> SampleEquation:
+        return self.equation_with(centred=False)
+
+    def equation_with(self, *, centred: bool) -> SampleEquation:
         weight = self.layer.weight @ self.space.V
-        return SampleEquation(self.space.Q, self.space.U, weight, self.space.last)
+        return SampleEquation(self.space.Q, self.space.U, weight, self.space.last, centred=centred)
 
 
 def plant(function, *, batch=6, size=20, width=200, classes=5, seed=0, noise=0.0) -> Planted:

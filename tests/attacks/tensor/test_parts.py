@@ -51,18 +51,31 @@ def test_equation_vanishes_at_samples_only(function):
     assert elsewhere.phi.min() > 1e-3
 
 
-@pytest.mark.parametrize("function", SMOOTH)
-def test_step_converges_quadratically(function):
+@pytest.mark.parametrize("function", [nn.Tanh(), nn.Sigmoid(), nn.ELU()])
+def test_centred_equation_vanishes_at_samples_and_repels_equal_slopes(function):
     truth = plant(function)
+    plain, centred = truth.equation, truth.equation_with(centred=True)
+    assert centred.evaluate(truth.points, truth.activation.slope).phi.max() < 1e-6
+    last = truth.space.last
+    middle = (last / (last @ last))[None]  # the shortest input there is
+    around = [e.evaluate(middle, truth.activation.slope).phi for e in (plain, centred)]
+    assert around[1] > 2 * around[0]
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("function", SMOOTH)
+def test_step_converges_quadratically(function, centred):
+    truth = plant(function)
+    equation = truth.equation_with(centred=centred)
     g = torch.Generator().manual_seed(1)
     away = torch.randn(truth.points.shape, generator=g, dtype=torch.float64) @ torch.eye(
         truth.space.rank, dtype=torch.float64
     )
     last = truth.space.last
     start = truth.points + 1e-2 * (away - (away @ last)[:, None] * last / (last @ last))
-    state = truth.equation.evaluate(start, truth.activation.slope)
+    state = equation.evaluate(start, truth.activation.slope)
     zero = torch.zeros(len(start), dtype=torch.float64)
-    move = truth.equation.step(state, zero, 100, zero + 1e-12)
+    move = equation.step(state, zero, 100, zero + 1e-12)
     assert (move @ last).abs().max() < 1e-12
     before = (start - truth.points).norm(dim=1)
     after = (start + move - truth.points).norm(dim=1)
