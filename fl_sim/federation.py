@@ -6,6 +6,7 @@ the evaluator asks it again for the truth, and nothing about the data ever trave
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,7 +109,7 @@ class Federation:
 
 @lru_cache(maxsize=4)
 def _federation(frozen: str) -> Federation:
-    return Federation(OmegaConf.create(frozen))  # type: ignore[arg-type]
+    return Federation(OmegaConf.create(json.loads(frozen)))  # type: ignore[arg-type]
 
 
 def federation_of(config: dict[str, Any]) -> Federation:
@@ -119,4 +120,4 @@ def federation_of(config: dict[str, Any]) -> Federation:
     config : dict
         The scenario as plain values, as it travels to the workers of a backend.
     """
-    return _federation(OmegaConf.to_yaml(OmegaConf.create(config)))
+    return _federation(json.dumps(config))

@@ -15,10 +15,12 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 
 from fl_sim.records import RESULTS_FILE, Results
+from fl_sim.report.formats import plural
 
 FOLDER_VARIABLE = "FL_SIM_SWEEP"
 """Environment variable with the sweep's folder name; workers of other launchers inherit it."""
@@ -37,15 +39,17 @@ def sweep_folder(overrides: list[str]) -> str:
     Returns
     -------
     str
-        ``sweep.name`` if it is among them; else the swept keys and a hash of all overrides.
+        ``sweep.name`` if it is among them; else the experiment's name, the swept keys and a hash
+        of all overrides.
     """
     relevant = sorted(o for o in overrides if not o.startswith(("sweep.", "hydra.", "hydra/", "-")))
     for override in overrides:
         if override.startswith("sweep.name=") and override != "sweep.name=null":
             return override.partition("=")[2]
+    named = [o.partition("=")[2] for o in relevant if o.startswith("experiment=")]
     swept = [o.partition("=")[0] for o in relevant if "," in o]
     digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:8]
-    return _file_name("+".join([*swept, digest]))
+    return _file_name("+".join([*named, *swept, digest]))
 
 
 def job_folder(overrides: str) -> str:
@@ -85,6 +89,23 @@ def _without_sweep(scenario: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in scenario.items() if key != "sweep"}
 
 
+def count_jobs(settings: DictConfig) -> int | None:
+    """Return how many jobs a sweep will have, None where only its sweeper knows.
+
+    Parameters
+    ----------
+    settings : DictConfig
+        The sweep's `hydra` node.
+    """
+    kind = get_class(settings.sweeper._target_)
+    if not hasattr(kind, BasicSweeper.split_arguments.__name__):
+        return None  # not issubclass: Hydra's scan for plugins may load the basic sweeper twice
+    sweeper = kind(**{k: v for k, v in settings.sweeper.items() if k != "_target_"})
+    typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*typed, *settings.overrides.task])
+    return sum(len(batch) for batch in sweeper.split_arguments(parsed, None))
+
+
 class SweepCallback(Callback):
     """Says what a sweep is about to do, counts its jobs, and builds its page at the end."""
 
@@ -94,11 +115,8 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Count the jobs, where the sweeper is one whose jobs are known beforehand."""
         cls = type(self)
-        cls.started, cls.total = 0, None
-        if config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-            cls.total = sum(len(b) for b in BasicSweeper.split_arguments(parsed, None))
-        jobs = "jobs" if cls.total is None else f"{cls.total} jobs"
+        cls.started, cls.total = 0, count_jobs(config.hydra)
+        jobs = "jobs" if cls.total is None else plural(cls.total, "job")
         Console().print(f"Sweep of {jobs} in {config.hydra.sweep.dir}", soft_wrap=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -211,3 +211,16 @@ def test_module_and_script_are_the_same():
         [sys.executable, "-m", "fl_sim", "--help"], capture_output=True, text=True, check=True
     )
     assert "fl-sim -m KEY=A,B" in run.stdout
+
+
+def test_a_sweep_over_cases_is_the_union_of_small_grids(fl_sim, tmp_path):
+    cases = "hydra.sweeper.cases=['defense=none','defense=clip defense.clip.norm=1,2']"
+    sweep = ["-m", "hydra/sweeper=cases", cases, "sweep.name=union", "attack=none", *SMALL]
+    status, out, err = fl_sim(*sweep, "seed=0,1")
+    assert status == 0, err
+    assert "Sweep of 6 jobs" in out
+    assert len(list(tmp_path.glob("multirun/union/*/results.json"))) == 6
+    _, out, _ = fl_sim(*sweep, "seed=0", "defense=sign")
+    assert "Sweep of 1 job " in out
+    ran = Results.load(next(tmp_path.glob("multirun/union/*defense=sign*")))
+    assert list(ran.scenario["defense"]) == ["sign"]
