@@ -1,9 +1,12 @@
-"""What a client's defences guarantee against the server by a given round, as an epsilon."""
+"""What the clients' defences guarantee against the server by a given round, as an epsilon."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from fl_sim.config import ScenarioConfig
-from fl_sim.defenses import build_defenses
+from fl_sim.defenses import Defense, build_defenses
 from fl_sim.federation import Federation
 from strategies.cohort import sample_cohort
 
@@ -24,12 +27,35 @@ def budget(federation: Federation, client: int, server_round: int) -> float | No
         The smallest that any one of the defences guarantees by itself.
     """
     config: ScenarioConfig = federation.config
+    updates = updates_sent(config, server_round)[client]
+    return _guarantee(build_defenses(config.defense), federation, client, updates)
+
+
+def largest_budget(federation: Federation, server_round: int) -> float | None:
+    """Return the largest epsilon that any client has spent after a round; None without any."""
+    config: ScenarioConfig = federation.config
     defenses = build_defenses(config.defense)
+    if all(defense.budget(1, 1, 1.0) is None for defense in defenses):
+        return None
+    updates = updates_sent(config, server_round)
+    spent = [_guarantee(defenses, federation, client, n) for client, n in updates.items()]
+    return max((epsilon for epsilon in spent if epsilon is not None), default=0.0)
+
+
+def updates_sent(config: ScenarioConfig, server_round: int) -> Counter[int]:
+    """Return how many updates each client has sent by the end of a round."""
     clients = config.clients
-    updates = sum(
-        client in sample_cohort(clients.count, clients.per_round, config.seed, r)
+    return Counter(
+        client
         for r in range(1, server_round + 1)
+        for client in sample_cohort(clients.count, clients.per_round, config.seed, r)
     )
+
+
+def _guarantee(
+    defenses: Sequence[Defense], federation: Federation, client: int, updates: int
+) -> float | None:
+    clients = federation.config.clients
     rate = min(1.0, clients.batch_size / max(len(federation.indices(client)), 1))
     spent = [d.budget(updates, updates * clients.local_steps, rate) for d in defenses]
     return min((epsilon for epsilon in spent if epsilon is not None), default=None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from fl_sim.budget import budget
+from fl_sim.budget import budget, largest_budget
 from fl_sim.config import ScenarioConfig
 from fl_sim.display import Display
 from fl_sim.evaluation import score
@@ -80,6 +81,7 @@ class Recorder:
 
     def train(self, row: TrainingRow) -> None:
         """Record the state of the training after a round, and save everything so far."""
+        row = replace(row, epsilon=largest_budget(self.federation, row.round))
         self.results.training.append(row)
         self.tracker.log_training(row)
         self.display.trained(row)

@@ -86,11 +86,18 @@ class AttackRow:
 
 @dataclass
 class TrainingRow:
-    """Global test loss and accuracy after a round (round 0: the initial model)."""
+    """Global test loss and accuracy after a round (round 0: the initial model).
+
+    Attributes
+    ----------
+    epsilon : float or None
+        The largest privacy budget any client has spent by then; None where no defence has one.
+    """
 
     round: int
     loss: float
     accuracy: float
+    epsilon: float | None = None
 
 
 @dataclass
@@ -135,6 +142,7 @@ class Results:
         totals["seconds"] = sum(r.seconds for r in rows)
         totals["loss"] = self.training[-1].loss if self.training else None
         totals["accuracy"] = self.training[-1].accuracy if self.training else None
+        totals["epsilon"] = self.training[-1].epsilon if self.training else None
         totals["wall_seconds"] = self.wall_seconds
         return totals
 
