@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -163,7 +164,7 @@ class MatchingAttack(Attack):
         optimizer: Optimizer,
         priors: Sequence[tuple[float, Prior]] = (),
         forward_priors: Sequence[tuple[float, ForwardPrior]] = (),
-        tolerance: float = 0.0,
+        tolerance: float = -math.inf,
     ) -> list[float]:
         """`restarts` descents from standard normal inputs; the lowest objective of each.
 

@@ -8,6 +8,7 @@ comes as tensors and a common factor, which saves a pass over all parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,27 @@ def squared(target: Sequence[Tensor]) -> Measure:
     return measure
 
 
+def logarithm(distance: Measure) -> Measure:
+    """Make a prior's weight independent of how far a model tells inputs apart: log d for d.
+
+    Gradients of unlike images are at a cosine distance of about 1 behind one model and of 0.01
+    behind another, so a prior of fixed weight is nothing there and everything here. With the
+    scale of the gradient's errors unknown, the likelihood of a candidate is a power of its
+    distance, and its logarithm is what a prior's should be added to. The prior fades as the
+    gradient is met. Distances below float32's rounding count as that.
+    """
+
+    def measure(gradient: Sequence[Tensor]) -> Distance:
+        plain = distance(gradient)
+        value = max(plain.value, ROUNDING)
+        return Distance(math.log(value), plain.slope, plain.factor / value)
+
+    return measure
+
+
 TINY = 1e-30
+
+ROUNDING = torch.finfo(torch.float32).eps
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

@@ -65,7 +65,7 @@ TABLE = [
     Row(lambda: attacks.CocktailPartyAttack(500), smooth_mlp, 2, 0.5, labels=False),
     Row(lambda: attacks.DeepLeakage(600), convolutional, 1, 0.05),
     Row(lambda: attacks.DeepLeakage(600, labels="infer"), convolutional, 1, 0.05),
-    Row(lambda: attacks.InvertingGradients(300, tv=1e-3), convolutional, 2, 0.3),
+    Row(lambda: attacks.InvertingGradients(300), convolutional, 2, 0.3),
     Row(lambda: attacks.SeeThroughGradients(300, tv=1e-3), batch_normalised, 2, 0.5),
     Row(lambda: attacks.FeatureMatching(300, tv=1e-3), convolutional, 2, 0.3),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from torch import nn
 
 from attacks.matching.client import Client, mean_loss, private_model
 from attacks.matching.core import Best, Match, Start, descend
-from attacks.matching.objective import cosine, squared
+from attacks.matching.objective import ROUNDING, cosine, logarithm, squared
 from attacks.matching.optimizers import LBFGS, Adam
 from attacks.matching.priors import (
     BatchStatistics,
@@ -51,6 +53,14 @@ def test_distances(distance, seed, length):
     value, slope = flat(target.clone())
     assert abs(float(value)) < 1e-12
     assert float(slope.abs().max()) < 1e-12
+
+
+def test_the_logarithm_of_a_distance_is_finite_where_the_gradients_agree():
+    t = draw(9)
+    measure = logarithm(cosine([t]))
+    assert measure([t.clone()]).value == pytest.approx(math.log(ROUNDING))
+    apart = draw(9, seed=1)
+    assert measure([apart]).value == pytest.approx(math.log(cosine([t])([apart]).value))
 
 
 def test_the_cosine_ignores_length():
@@ -116,7 +126,7 @@ def test_a_private_model_leaves_the_callers_alone():
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("distance", [cosine, squared])
+@pytest.mark.parametrize("distance", [cosine, squared, lambda t: logarithm(cosine(t))])
 def test_the_objectives_derivative(distance, steps):
     model = network()
     client = Client(model, ("0.weight", "2.bias"), "mse", steps, 0.2)
