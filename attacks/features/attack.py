@@ -20,12 +20,12 @@ from attacks.features.descent import descend
 from attacks.features.front import Front, tail_of
 from attacks.features.images import Descents, Images, count_kinks, search
 from attacks.features.joint import Joint, joint_equations, solve_jointly
-from attacks.features.newton import Solved, Span, polish
+from attacks.features.newton import Solved, Span, polish, proved
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
+from attacks.features.tokens import invert_tokens
 from attacks.linear import resolve_input_shape
 from attacks.tensor.attack import TensorAttack
-from attacks.tensor.certificate import LOOSEST, STRICTEST, WORST_ERROR
 from attacks.tensor.layers import LinearPair, find_linear_pairs
 
 TRUSTING = 5
@@ -84,7 +84,9 @@ class FeatureInversion(Attack):
         if any(pair.at_input for pair in pairs):
             return exact.reconstruct(problem)
         shape = resolve_input_shape(problem.model, problem.input_shape)
-        pair = readable_pair(problem, pairs, shape)
+        pair, per_image = readable_pair(problem, pairs, shape)
+        if not per_image:
+            return invert_tokens(problem, pair, shape, exact)
         features = read_features(problem, pair, tail_of(problem.model, pair), exact)
         info: dict[str, Any] = {
             "layer": pair.hidden,
@@ -164,8 +166,14 @@ def contrast(features: Tensor) -> float:
 
 def readable_pair(
     problem: Problem, pairs: Sequence[LinearPair], shape: tuple[int, ...]
-) -> LinearPair:
-    """First pair that sees one row per sample and whose activation identifies samples.
+) -> tuple[LinearPair, bool]:
+    """First pair that sees vectors, one or several of each image, and identifies samples.
+
+    Returns
+    -------
+    pair : LinearPair
+    per_image : bool
+        Whether it sees one vector of each image, not tokens.
 
     Raises
     ------
@@ -182,11 +190,12 @@ def readable_pair(
             f"{name}.weight" in problem.gradient for name in (pair.hidden, pair.outgoing)
         )
         curved = pair.activation.kind not in ("linear", "quadratic")
-        if seen.dim() == 2 and observed and curved:
-            return pair
+        if seen.dim() in (2, 3) and len(seen) == 2 and observed and curved:
+            return pair, seen.dim() == 2
     raise NotApplicable(
-        "The model has no Linear - elementwise activation - Linear that sees one row per sample, "
-        "so no features can be read exactly; a head with a hidden layer has one (model.depth=2)."
+        "The model has no Linear - elementwise activation - Linear that sees one vector per image "
+        "or its tokens, so no features can be read exactly; a head with a hidden layer has one "
+        "(model.depth=2)."
     )
 
 
@@ -232,8 +241,7 @@ def _judge(rows: Span, match: FeatureMatch, images: Images, solved: list[Solved]
         x[i], residual[i] = end.x, end.residual
         with torch.no_grad():
             seen = exact(end.x.reshape(1, *match.shape)).flatten()
-        allowed = min(max(3 * rows.expected(seen), STRICTEST), LOOSEST)
-        certified[i] = end.residual <= allowed and end.weakest > 0 and end.error <= WORST_ERROR
+        certified[i] = proved(end, rows, seen)
     return _Judged(x, residual, certified)
 
 

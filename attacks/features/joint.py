@@ -212,7 +212,7 @@ def joint_equations(
     parameters = front.parameters(shape)
     layer = problem.model.get_submodule(pair.hidden)
     assert isinstance(layer, nn.Linear)
-    gradient, _ = joined_gradient(problem, pair)
+    gradient, _ = joined_gradient(problem, pair.hidden)
     observed = {k: problem.gradient[k].double() for k in parameters if k in problem.gradient}
     equations = JointEquations(
         front=front,

@@ -8,6 +8,7 @@ F + 1 - B equations for n pixels, exact up to rounding. Nothing of the features 
 enters, only the space they span: what the exact attack left mixed between samples of nearly the
 same direction is sorted out here. Mixtures of features are no features: pairs (image, mixture) on
 which the front's image meets the space again have dimension n + B - 1 - F < 0, generically none.
+A layer that sees T vectors of each image has T such equations, for a space of all their dimension.
 
 At a solution the Jacobian J says how far noise in the features can have moved the image. The part
 of that noise outside J's range is the residual that is left, so its size is known: for noise of
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from attacks.features.front import Front
+from attacks.tensor.certificate import LOOSEST, STRICTEST, WORST_ERROR
 
 CHUNK = 128
 DAMPING = 1e-9
@@ -52,24 +54,31 @@ class Span:
         return rows - self.basis @ (self.basis.T @ rows)
 
     def residual(self, features: Tensor) -> Tensor:
-        """Of one feature vector (F,), relative to its length."""
-        joined = self.joined(features, 1.0)
-        return self.outside(joined) / features.norm()
+        """Of what the layer saw of one image, T vectors (T F,), relative to its length."""
+        return self.outside(self._joined_rows(features)).flatten() / features.norm()
 
     def jacobian(self, features: Tensor, slopes: Tensor) -> Tensor:
-        """Of the residual at fixed unit; `slopes`, (F, n), is the features' own Jacobian."""
-        return self.outside(self.joined(slopes, 0.0)) / features.norm()
+        """Of the residual at fixed unit; `slopes`, (T F, n), is the features' own Jacobian."""
+        width = len(self.basis) - int(self.biased)
+        apart = slopes.reshape(-1, width, slopes.shape[1]).transpose(0, 1)  # (F, T, n)
+        left = self.outside(self.joined(apart.flatten(1), 0.0))
+        return left.reshape(-1, slopes.shape[1]) / features.norm()
 
     def expected(self, features: Tensor) -> float:
-        """Relative residual that the gradient's noise leaves a true feature vector with."""
-        inside = self.basis.T @ self.joined(features, 1.0)
-        return float((self.blur * inside).norm() / features.norm())
+        """Relative residual that the gradient's noise leaves true features (T F,) with."""
+        inside = self.basis.T @ self._joined_rows(features)
+        return float((self.blur[:, None] * inside).norm() / features.norm())
 
     def joined(self, features: Tensor, last: float) -> Tensor:
         """Features (F,) or (F, k) with a last coordinate where the layer has a bias."""
         if not self.biased:
             return features
         return torch.cat([features, torch.full_like(features[:1], last)])
+
+    def _joined_rows(self, features: Tensor) -> Tensor:
+        """The T vectors as columns (F + 1, T)."""
+        width = len(self.basis) - int(self.biased)
+        return self.joined(features.reshape(-1, width).T, 1.0)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,22 @@ class Solved:
     spare: int
     weakest: float
     error: float
+
+
+def proved(end: Solved, span: Span, features: Tensor) -> bool:
+    """Whether an image's equations hold up to the gradient's rounding and determine its pixels.
+
+    Parameters
+    ----------
+    end : Solved
+        Of one image.
+    span : Span
+        Of its features.
+    features : Tensor of shape (T F,)
+        Its features, float64.
+    """
+    allowed = min(max(3 * span.expected(features), STRICTEST), LOOSEST)
+    return end.residual <= allowed and end.weakest > 0 and end.error <= WORST_ERROR
 
 
 def jacobian(front: Front, x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -155,7 +180,8 @@ def polish(
                 break
         if low > 0.5 * before or low <= span.expected(seen(x)):
             break
-    spare = len(r) - span.basis.shape[1] - len(x)
+    rows = len(r) // len(span.basis)
+    spare = len(r) - rows * span.basis.shape[1] - len(x)
     weakest, spread = conditioning(normal, torch.finfo(torch.float32).eps)
     error = float("inf")
     if spare > 0:

@@ -90,10 +90,10 @@ def read_features(problem: Problem, pair: LinearPair, tail: Tail, exact: TensorA
     )
 
 
-def joined_gradient(problem: Problem, pair: LinearPair) -> tuple[Tensor, bool]:
-    """Hidden layer's [dL/dW | dL/db] in float64, and whether it has a bias."""
-    gradient = problem.gradient[f"{pair.hidden}.weight"].double()
-    bias = problem.gradient.get(f"{pair.hidden}.bias")
+def joined_gradient(problem: Problem, layer: str) -> tuple[Tensor, bool]:
+    """A linear layer's [dL/dW | dL/db] in float64, and whether it has a bias."""
+    gradient = problem.gradient[f"{layer}.weight"].double()
+    bias = problem.gradient.get(f"{layer}.bias")
     if bias is None:
         return gradient, False
     return torch.cat([gradient, bias.double()[:, None]], 1), True
@@ -101,7 +101,7 @@ def joined_gradient(problem: Problem, pair: LinearPair) -> tuple[Tensor, bool]:
 
 def row_space(problem: Problem, pair: LinearPair, rank: int) -> Span:
     """What the features span, as the gradient shows it."""
-    gradient, biased = joined_gradient(problem, pair)
+    gradient, biased = joined_gradient(problem, pair.hidden)
     _, S, Vh = torch.linalg.svd(gradient, full_matrices=False)
     noise = S[rank] if rank < len(S) else S.new_zeros(())
     return Span(basis=Vh[:rank].T.contiguous(), biased=biased, blur=noise / S[:rank])

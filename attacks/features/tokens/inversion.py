@@ -1,0 +1,216 @@
+"""Images behind a transformer's first block: tokens, patches, images, proof.
+
+To the pair of linear layers in a transformer block a batch of B images with T tokens is a batch of
+B T samples, which the exact attack reads. What they were before attention mixed them follows in
+closed form (`closed_form`), which of them make an image from the mixture (`grouping`). Then
+Gauss-Newton on each image's own equations, all T tokens in the row space of the layer's gradient,
+takes out what noise the tokens had and proves the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable, Problem, Reconstruction
+from attacks.features.front import Front, pair_alone
+from attacks.features.newton import Solved, Span, polish, proved
+from attacks.features.reading import Features, joined_gradient, read_features, row_space
+from attacks.features.tokens.block import find_block
+from attacks.features.tokens.closed_form import solve_patches
+from attacks.features.tokens.grouping import group
+from attacks.linear import estimate_batch_size, linear_calls
+from attacks.tensor.attack import TensorAttack
+from attacks.tensor.certificate import WORST_ERROR
+from attacks.tensor.layers import LinearPair
+
+TRIES = 6
+
+
+def invert_tokens(
+    problem: Problem, pair: LinearPair, shape: tuple[int, ...], exact: TensorAttack
+) -> Reconstruction:
+    """Reconstruct a batch from the tokens a pair of layers saw.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the gradient.
+    pair : LinearPair
+        Sees (B, T, d).
+    shape : tuple of int
+        Of one image.
+    exact : TensorAttack
+        With its hyperparameters.
+    """
+    front = Front(problem.model, pair.hidden, torch.float64)
+    like = problem.gradient[f"{pair.hidden}.weight"]
+    with torch.no_grad():
+        positions = front(torch.zeros(1, *shape, dtype=front.dtype, device=like.device)).shape[1]
+    tokens = _read(problem, pair, exact)
+    rank = int(tokens.info.get("rank") or 0)
+    images = _batch_size(problem, shape, rank, positions)
+    info: dict[str, Any] = {
+        "layer": pair.hidden,
+        "activation": pair.activation.kind,
+        "pixels": torch.Size(shape).numel(),
+        "features": positions * pair.in_features,
+        "tokens": positions * images,
+        "tokens_found": len(tokens),
+        "tokens_certified": int(tokens.certified.sum()),
+        "rank": rank,
+        "interrupted": bool(tokens.info.get("interrupted", False)),
+    }
+    made = _Made()
+    reason = _unread(tokens, rank, positions, images)
+    if reason is None:
+        try:
+            _invert(problem, pair, shape, tokens.values, images, made, info)
+        except NotApplicable as fault:
+            reason = f"All {len(tokens)} tokens were read, but not the images. {fault}"
+        except KeyboardInterrupt:
+            info["interrupted"] = True
+            reason = "The attack was stopped before it had proved all images."
+    if made.x is None:
+        return Reconstruction(
+            inputs=like.new_zeros(0, *shape), batch_size=images, info=info | {"reason": reason}
+        )
+    rows = row_space(problem, pair, rank)
+    certified = made.certified(front, rows, shape)
+    if reason is None and not certified.all():
+        reason = (
+            f"{int((~certified).sum())} of {images} images do not meet their equations to the "
+            "precision of the gradient, or are poorly determined by them."
+        )
+    x = made.x.reshape(-1, *shape)
+    with torch.no_grad():
+        features = front(x).flatten(1)
+    return Reconstruction(
+        inputs=x.to(like.dtype),
+        labels=_labels(problem, shape, x),
+        certified=certified,
+        residual=made.residual.to(like.dtype),
+        batch_size=images,
+        info=info | ({"reason": reason} if reason else {}),
+        features=features.to(like.dtype),
+    )
+
+
+def _read(problem: Problem, pair: LinearPair, exact: TensorAttack) -> Features:
+    """The tokens, searched for anew until all are there: what is missing depends on the order."""
+    tail = pair_alone(problem.model, pair)
+    best = read_features(problem, pair, tail, exact)
+    for _ in range(TRIES - 1):
+        if best.complete or best.info.get("interrupted") or not best.info.get("rounds"):
+            break
+        other = read_features(problem, pair, tail, exact)
+        best = other if len(other) > len(best) or other.info.get("interrupted") else best
+    return best
+
+
+@dataclass
+class _Made:
+    """Images so far, filled in place so that an interruption loses nothing.
+
+    Attributes
+    ----------
+    x : Tensor of shape (B, pixels), optional
+        Float64.
+    solved : list of Solved
+        Of the first images, their ends of Gauss-Newton.
+    """
+
+    x: Tensor | None = None
+    solved: list[Solved] = field(default_factory=list)
+
+    @property
+    def residual(self) -> Tensor:
+        """Of every image, infinite where it was not solved for."""
+        assert self.x is not None
+        ends = self.x.new_full((len(self.x),), torch.inf)
+        for i, end in enumerate(self.solved):
+            ends[i] = end.residual
+        return ends
+
+    def certified(self, front: Front, rows: Span, shape: tuple[int, ...]) -> Tensor:
+        """Which images are proved, and different from those before them."""
+        assert self.x is not None
+        proofs = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
+        for i, end in enumerate(self.solved):
+            with torch.no_grad():
+                seen = front(end.x.reshape(1, *shape)).flatten()
+            again = any(
+                float((end.x - other.x).norm()) < WORST_ERROR * float(end.x.norm())
+                for other in self.solved[:i]
+            )
+            proofs[i] = proved(end, rows, seen) and not again
+        return proofs
+
+
+def _invert(
+    problem: Problem,
+    pair: LinearPair,
+    shape: tuple[int, ...],
+    tokens: Tensor,
+    images: int,
+    made: _Made,
+    info: dict[str, Any],
+) -> None:
+    """From all tokens to images."""
+    block = find_block(problem.model, pair, shape)
+    patches = solve_patches(problem, pair, block, tokens)
+    info |= {
+        "patch_misfit": float(patches.misfit.max()),
+        "patch_misfit_elsewhere": float(patches.second.min()),
+    }
+    mixing = Front(problem.model, block.project, torch.float32)
+    grouped = group(patches, mixing, shape, images)
+    if grouped is None:
+        raise NotApplicable("No position shows a token of every image.")
+    made.x = grouped.double()
+    front = Front(problem.model, pair.hidden, torch.float32)
+    rows = row_space(problem, pair, len(tokens))
+    for i, image in enumerate(made.x):
+        end = polish(front, rows, image, shape)
+        made.solved.append(end)
+        made.x[i] = end.x
+
+
+def _batch_size(problem: Problem, shape: tuple[int, ...], rank: int, positions: int) -> int:
+    """Number of images: granted, or from layers that see one row of each, or from the tokens."""
+    if problem.knows.batch_size is not None:
+        return problem.knows.batch_size
+    calls = linear_calls(problem.model, shape)
+    seen = estimate_batch_size(problem.gradient, calls, problem.loss == "cross_entropy")
+    return max(seen or 0, -(-rank // positions))
+
+
+def _unread(tokens: Features, rank: int, positions: int, images: int) -> str | None:
+    """Why the tokens do not suffice, or None."""
+    if tokens.complete and rank > (positions - 1) * images:
+        return None
+    width = tokens.values.shape[1] if len(tokens) else 0
+    many = f"{images} images with {positions} tokens each"
+    if rank < positions * images:
+        return (
+            f"{many} make {positions * images} vectors, of which the gradient's rounding leaves "
+            f"{rank} apart; {len(tokens)} of those could be read (a layer of width {width} tells "
+            "no more than its width apart, and empty patches differ only by their positions)."
+        )
+    return f"{many} make {rank} vectors, of which {len(tokens)} could be read."
+
+
+def _labels(problem: Problem, shape: tuple[int, ...], x: Tensor) -> Tensor | None:
+    """Labels of known images: at the output layer dL/dz_i = (softmax z_i - unit_label) / B."""
+    output = next((c for c in linear_calls(problem.model, shape) if c.at_output), None)
+    if problem.loss != "cross_entropy" or output is None or not output.per_sample:
+        return None
+    with torch.no_grad():
+        seen = Front(problem.model, output.name, torch.float64)(x)
+    gradient, biased = joined_gradient(problem, output.name)
+    if biased:
+        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
+    return (gradient @ torch.linalg.pinv(seen, rtol=1e-7)).argmin(0)
