@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
 from attacks.tensor.layers import LinearPair, private_copy
 from attacks.tensor.subspace import GradientSpace, LayerGradient
@@ -40,7 +40,7 @@ class ReducedClient:
 
     def parameters(self) -> Tensors:
         """Return the parameters that were sent."""
-        return {name: p.detach() for name, p in self.model.named_parameters()}
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def update(self, points: Tensor, labels: Tensor, order: Tensor) -> Tensors:
         """Sum of the steps' gradients, differentiable in the points.
@@ -54,36 +54,91 @@ class ReducedClient:
         order : int Tensor of shape (k, b)
             Which samples each step takes.
         """
+        shares = points.new_full(order.shape, 1 / order.shape[1])
+        return self.weighted_update(points, labels, order, shares)
 
-        def loss(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(functional_call(self.model, parameters, (x,)), y)
-
+    def weighted_update(
+        self, points: Tensor, labels: Tensor, order: Tensor, shares: Tensor
+    ) -> Tensors:
+        """As `update`, where each sample has a share (k, b) of its step's loss; differentiable in
+        the shares too.
+        """
         state = self.parameters()
         total = {name: torch.zeros_like(value) for name, value in state.items()}
-        for chosen in order:
-            step = grad(loss)(state, points[chosen], labels[chosen])
+        for chosen, share in zip(order, shares, strict=True):
+            step = self._gradient(state, points[chosen], labels[chosen], share)
             state = {name: value - self.lr * step[name] for name, value in state.items()}
             total = {name: value + step[name] for name, value in total.items()}
         return total
+
+    def path(self, points: Tensor, labels: Tensor, order: Tensor, shares: Tensor) -> list[Tensors]:
+        """Return the parameters (k + 1 of them) before each step and after the last."""
+        states = [self.parameters()]
+        for chosen, share in zip(order, shares, strict=True):
+            step = self._gradient(states[-1], points[chosen], labels[chosen], share)
+            states.append({n: (v - self.lr * step[n]).detach() for n, v in states[-1].items()})
+        return states
+
+    def _gradient(self, state: Tensors, x: Tensor, y: Tensor, share: Tensor) -> Tensors:
+        with torch.enable_grad():
+            at = {n: v if v.requires_grad else v.requires_grad_() for n, v in state.items()}
+            output = functional_call(self.model, at, (x,))
+            loss = (nn.functional.cross_entropy(output, y, reduction="none") * share).sum()
+            keep = x.requires_grad or share.requires_grad
+            step = torch.autograd.grad(loss, list(at.values()), create_graph=keep)
+            return dict(zip(at, step, strict=True))
+
+    def class_columns(self, states: list[Tensors], points: Tensor) -> Tensor:
+        """Columns each sample would add to the first layer's update, alone and under each label.
+
+        Parameters
+        ----------
+        states : list of k dicts
+            Parameters before each step.
+        points : Tensor of shape (n, r)
+
+        Returns
+        -------
+        Tensor of shape (k, n, classes, m)
+        """
+        caught: list[Tensor] = []
+        layer = self.model.get_submodule(self.hidden)
+        handle = layer.register_forward_hook(lambda _, __, output: caught.append(output))
+        columns = []
+        try:
+            for state in states:
+                caught.clear()
+                at = {name: value.detach().requires_grad_() for name, value in state.items()}
+                output = functional_call(self.model, at, (points.detach(),))
+                rows = [
+                    torch.autograd.grad(output[:, c].sum(), caught[0], retain_graph=True)[0]
+                    for c in range(output.shape[1])
+                ]
+                jacobian = torch.stack(rows, 1)  # (n, classes, m)
+                probability = output.detach().softmax(1)
+                pull = torch.einsum("nc,ncm->nm", probability, jacobian)
+                columns.append(pull[:, None] - jacobian)
+        finally:
+            handle.remove()
+        return torch.stack(columns)
 
     def columns(self, points: Tensor, labels: Tensor, order: Tensor) -> Tensor:
         """Each sample's column D_i of the first layer's update ``D X``, shape (m, n)."""
         caught: list[Tensor] = []
         layer = self.model.get_submodule(self.hidden)
         handle = layer.register_forward_hook(lambda _, __, output: caught.append(output))
-        state = {name: value.requires_grad_() for name, value in self.parameters().items()}
+        state = self.parameters()
         columns = points.new_zeros(len(points), len(state[f"{self.hidden}.weight"]))
         try:
             for chosen in order:
                 caught.clear()
-                output = functional_call(self.model, state, (points[chosen],))
+                at = {name: value.requires_grad_() for name, value in state.items()}
+                output = functional_call(self.model, at, (points[chosen],))
                 loss = nn.functional.cross_entropy(output, labels[chosen])
-                inner, *step = torch.autograd.grad(loss, [caught[0], *state.values()])
+                inner, *step = torch.autograd.grad(loss, [caught[0], *at.values()])
                 columns = columns.index_add(0, chosen, inner)
-                state = {
-                    name: (value - self.lr * g).detach().requires_grad_()
-                    for (name, value), g in zip(state.items(), step, strict=True)
-                }
+                moved = zip(at.items(), step, strict=True)
+                state = {name: (value - self.lr * g).detach() for (name, value), g in moved}
         finally:
             handle.remove()
         return columns.T.detach()

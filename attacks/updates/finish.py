@@ -1,9 +1,11 @@
 """From approximate samples to exact ones: make the simulated update equal the observed one.
 
-Smooth networks: Levenberg-Marquardt through the simulated client, with conjugate gradients inside;
-the columns D of the first layer precondition it, since sample scales differ by decades. Kinked
-networks: the gates say which columns belong to given samples, and the columns determine the
-samples by least squares, robust against units with a wrong gate; repeat until nothing moves.
+Kinked networks: the gates say which columns belong to given samples, and the columns determine the
+samples by least squares, robust against units with a wrong gate; repeat until nothing moves. Wrong
+gates can hold each other in place, so a fixed point that does not explain the update is shaken.
+Smooth networks: the same iteration comes closer at next to no cost, and Levenberg-Marquardt through
+the simulated client ends it, with conjugate gradients inside; the columns D of the first layer
+precondition it, since sample scales differ by decades.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 
 from attacks.updates.client import ReducedClient, Tensors
 
 Map = Callable[[Tensor], Tensor]
+
+SHAKES = (0.1, 0.3, 1.0, 0.03) * 5
+"""Disturbances tried at a fixed point that explains too little, relative to its misfit."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,20 @@ class Hypothesis:
     def __len__(self) -> int:
         return len(self.points)
 
+    @staticmethod
+    def nothing(like: Tensor) -> Hypothesis:
+        """Return a hypothesis without samples, with rows as long as those of `like`."""
+        none = torch.zeros(0, dtype=torch.int64, device=like.device)
+        return Hypothesis(like.new_zeros(0, like.shape[1]), none, none.reshape(0, 0))
+
 
 def misfit(client: ReducedClient, observed: Tensors, guess: Hypothesis, points: Tensor) -> Tensor:
     """Simulated minus observed update, each parameter over its own norm, as one vector."""
-    simulated = client.update(points, guess.labels, guess.order)
+    return difference(client.update(points, guess.labels, guess.order), observed)
+
+
+def difference(simulated: Tensors, observed: Tensors) -> Tensor:
+    """Difference of two updates, each parameter over the second's norm, as one vector."""
     return torch.cat(
         [
             ((simulated[name] - value) / value.norm().clamp_min(1e-300)).flatten()
@@ -55,8 +69,7 @@ def gauss_newton(
     observed: Tensors,
     guess: Hypothesis,
     last: Tensor | None,
-    iterations: int = 40,
-    inner: int = 60,
+    goal: float = 1e-12,
 ) -> tuple[Tensor, float]:
     """Levenberg-Marquardt on the misfit, the bias coordinate ``points @ last == 1`` kept.
 
@@ -66,43 +79,109 @@ def gauss_newton(
     misfit : float
         Norm of the remaining misfit.
     """
-    points = guess.points
-    free = _free_directions(points.shape[1], last, points)
-    damping, idle = 1e-3, 0
+    free = free_directions(guess.points.shape[1], last, guess.points)
+    fixed = guess.points - guess.points @ free @ free.T
 
-    def residual(x: Tensor) -> Tensor:
-        return misfit(client, observed, guess, x)
+    def residual(z: Tensor) -> Tensor:
+        return misfit(client, observed, guess, z @ free.T + fixed)
 
-    error, pull = linearised(residual, points)
-    for _ in range(iterations):
-        D = client.columns(points, guess.labels, guess.order)
-        D = D / observed[f"{client.hidden}.weight"].norm()
-        metric = D.T @ D
-        metric = metric + 1e-9 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
+    def scaling(z: Tensor) -> Scaling:
+        metric = column_metric(client, observed, guess, z @ free.T + fixed)
         factor = torch.linalg.cholesky(metric)
+        return Scaling(lambda p: metric @ p, lambda r: torch.cholesky_solve(r, factor))
 
-        def curvature(z: Tensor, points: Tensor = points, metric: Tensor = metric) -> Tensor:
-            moved = jvp(residual, (points,), (z @ free.T,))[1]
-            return pull(moved) @ free + damping * (metric @ z)  # noqa: B023
+    z, error = levenberg_marquardt(residual, guess.points @ free, scaling, goal)
+    return z @ free.T + fixed, error
 
-        step = _conjugate_gradients(curvature, -pull(error) @ free, factor, inner)
-        ahead = points + step @ free.T
-        error_ahead, pull_ahead = linearised(residual, ahead)
-        if float(error_ahead.norm()) < float(error.norm()):
-            idle = 0 if float(error_ahead.norm()) < 0.9 * float(error.norm()) else idle + 1
-            points, error, pull = ahead, error_ahead, pull_ahead
-            damping /= 6
+
+@dataclass(frozen=True)
+class Scaling:
+    """How strongly each unknown moves the residual: a positive definite matrix and its inverse."""
+
+    apply: Map
+    solve: Map
+
+
+def levenberg_marquardt(
+    residual: Map,
+    start: Tensor,
+    scaling_of: Callable[[Tensor], Scaling],
+    goal: float,
+    iterations: int = 60,
+    inner: int = 80,
+) -> tuple[Tensor, float]:
+    """Minimise the norm of a residual until it is below `goal` or no longer shrinks.
+
+    Parameters
+    ----------
+    residual : callable
+        Differentiable, from a tensor of the unknowns' shape to a vector.
+    start : Tensor
+    scaling_of : callable
+        The damping's metric at a point, which also preconditions the conjugate gradients.
+    goal : float
+    iterations, inner : int
+        Most steps, and most conjugate gradient iterations in each.
+    """
+    at, damping, idle = start, 1e-3, 0
+    error, push, pull = linearised(residual, at)
+    mark = float(error.norm())
+    for count in range(iterations):
+        size = float(error.norm())
+        if idle == 6 or size < goal:
+            break
+        if count % 8 == 7:
+            if size > 0.8 * mark:
+                break
+            mark = size
+        scaling = scaling_of(at)
+
+        def curvature(p: Tensor, A: Map = push, At: Map = pull, s: Scaling = scaling) -> Tensor:
+            return At(A(p)) + damping * s.apply(p)  # noqa: B023
+
+        step = conjugate_gradients(
+            curvature, -pull(error), scaling.solve, inner, min(0.1, max(1e-3, size))
+        )
+        changed = linearised(residual, at + step)
+        ahead = float(changed[0].norm())
+        if ahead < size:
+            idle = 0 if ahead < 0.9 * size else idle + 1
+            at, (error, push, pull) = at + step, changed
+            damping = max(damping / 6, 1e-10)
         else:
             damping, idle = damping * 6, idle + 1
-        if idle == 6 or float(error.norm()) < 1e-12:
-            break
-    return points, float(error.norm())
+    return at, float(error.norm())
 
 
-def linearised(function: Map, at: Tensor) -> tuple[Tensor, Map]:
-    """Return a function's value and the product of its transposed Jacobian with a vector."""
-    value, pull = vjp(function, at)[:2]
-    return value, lambda vector: pull(vector)[0]
+def column_metric(
+    client: ReducedClient, observed: Tensors, guess: Hypothesis, points: Tensor
+) -> Tensor:
+    """Gram matrix (n, n) of the samples' columns: how strongly each sample moves the update."""
+    D = client.columns(points, guess.labels, guess.order)
+    D = D / observed[f"{client.hidden}.weight"].norm()
+    metric = D.T @ D
+    return metric + 1e-9 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
+
+
+def linearised(function: Map, at: Tensor) -> tuple[Tensor, Map, Map]:
+    """Return a function's value, and the products of its Jacobian and of the transposed one.
+
+    The transposed product is linear in its argument, so its own derivative is the Jacobian; both
+    reuse one graph.
+    """
+    with torch.enable_grad():
+        at = at.detach().requires_grad_(True)
+        value = function(at)
+        dual = torch.zeros_like(value, requires_grad=True)
+        (transposed,) = torch.autograd.grad(value, at, dual, create_graph=True)
+
+    def push(vector: Tensor) -> Tensor:
+        return torch.autograd.grad(transposed, dual, vector, retain_graph=True)[0]
+
+    def pull(vector: Tensor) -> Tensor:
+        return torch.autograd.grad(value, at, vector, retain_graph=True)[0]
+
+    return value.detach(), push, pull
 
 
 def fixed_point(
@@ -110,36 +189,81 @@ def fixed_point(
     observed: Tensors,
     guess: Hypothesis,
     last: Tensor | None,
-    iterations: int = 30,
+    goal: float = 0.0,
+    generator: torch.Generator | None = None,
+    robust: bool = True,
 ) -> tuple[Tensor, float]:
-    """Alternate between the gates of given samples and the samples of given gates.
+    """Alternate between the columns of given samples and the samples of given columns.
+
+    With a generator, a fixed point whose misfit exceeds `goal` is left in random directions and
+    approached again.
 
     Returns as `gauss_newton`; the best iterate counts.
     """
-    points = guess.points
+    best, least = _walk(client, observed, guess, guess.points, last, robust)
+    if generator is None:
+        return best, least
+    free = free_directions(best.shape[1], last, best)
+    for size in SHAKES:
+        if least <= goal:
+            break
+        noise = torch.randn(len(best), free.shape[1], generator=generator, dtype=torch.float64)
+        noise = noise.to(best) @ free.T
+        size = min(size * least, 0.3)
+        noise = noise * size * best.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        points, error = _walk(client, observed, guess, best + noise, last, robust)
+        if error < least:
+            best, least = points, error
+    return best, least
+
+
+def _walk(
+    client: ReducedClient,
+    observed: Tensors,
+    guess: Hypothesis,
+    points: Tensor,
+    last: Tensor | None,
+    robust: bool,
+    iterations: int = 40,
+    memory: int = 15,
+) -> tuple[Tensor, float]:
+    """Fixed-point iteration with Anderson acceleration from one start."""
     update = observed[f"{client.hidden}.weight"]
-    best, least = points, float(misfit(client, observed, guess, points).norm())
+    best, least, stale = points, float(misfit(client, observed, guess, points).norm()), 0
+    past: list[tuple[Tensor, Tensor]] = []
     for _ in range(iterations):
         D = client.columns(points, guess.labels, guess.order)
-        fresh = _robust_solution(D, update)
+        fresh = _solution(D, update, passes=4 if robust else 0)
         if last is not None:
             scale = fresh @ last
             fresh = fresh / torch.where(scale.abs() < 1e-6, torch.ones_like(scale), scale)[:, None]
         if not bool(torch.isfinite(fresh).all()):
             break
-        change = float((fresh - points).norm() / points.norm())
-        points = fresh
-        error = float(misfit(client, observed, guess, points).norm())
+        change = (fresh - points).flatten()
+        past = [*past[-memory:], (points.flatten(), change)]
+        points = _accelerated(past).reshape(points.shape)
+        error = float(misfit(client, observed, guess, fresh).norm())
+        stale = 0 if error < 0.9 * least else stale + 1
         if error < least:
-            best, least = points, error
-        if change < 1e-12:
+            best, least = fresh, error
+        if float(change.norm()) < 1e-11 * float(points.norm()) or stale == 10:
             break
     return best, least
 
 
-def _robust_solution(D: Tensor, update: Tensor, passes: int = 4) -> Tensor:
+def _accelerated(past: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Next iterate by Anderson's method: the combination of past iterates that moves least."""
+    at, change = past[-1]
+    if len(past) == 1:
+        return at + change
+    changes = torch.stack([c - change for _, c in past[:-1]], 1)
+    places = torch.stack([p - at for p, _ in past[:-1]], 1)
+    weights = torch.linalg.pinv(changes, rtol=1e-8) @ change
+    return at + change - (places + changes) @ weights
+
+
+def _solution(D: Tensor, update: Tensor, passes: int) -> Tensor:
     """Solve D X = update for X, distrusting rows that fit badly (Cauchy weights)."""
-    weights = torch.ones_like(D[:, :1])
     solution = torch.linalg.lstsq(D, update).solution
     for _ in range(passes):
         error = (D @ solution - update).norm(dim=1, keepdim=True)
@@ -149,26 +273,26 @@ def _robust_solution(D: Tensor, update: Tensor, passes: int = 4) -> Tensor:
     return solution
 
 
-def _free_directions(width: int, last: Tensor | None, like: Tensor) -> Tensor:
+def free_directions(width: int, last: Tensor | None, like: Tensor) -> Tensor:
     """Orthonormal basis (r, r - 1) of the directions that keep the bias coordinate."""
     if last is None:
         return torch.eye(width).to(like)
     return torch.linalg.qr(last[:, None], mode="complete").Q[:, 1:]
 
 
-def _conjugate_gradients(
-    matvec: Map, rhs: Tensor, factor: Tensor, iterations: int, tolerance: float = 1e-3
+def conjugate_gradients(
+    matvec: Map, rhs: Tensor, precondition: Map, iterations: int, tolerance: float = 1e-3
 ) -> Tensor:
-    """Solve ``matvec(x) == rhs``, preconditioned by a Cholesky factor acting on the samples."""
+    """Solve ``matvec(x) == rhs`` for a positive definite matrix."""
     x, r = torch.zeros_like(rhs), rhs
-    z = torch.cholesky_solve(r, factor)
+    z = precondition(r)
     p, rz = z, (r * z).sum()
     goal = tolerance**2 * rz
     for _ in range(iterations):
         q = matvec(p)
         alpha = rz / (p * q).sum().clamp_min(1e-300)
         x, r = x + alpha * p, r - alpha * q
-        z = torch.cholesky_solve(r, factor)
+        z = precondition(r)
         fresh = (r * z).sum()
         if bool(fresh <= goal):
             break

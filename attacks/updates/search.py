@@ -1,14 +1,13 @@
 """Where to look in an update of several steps, and how exactly a sample has to fit.
 
 A sample of step t satisfies the sample equation exactly at the parameters w_t at which its gradient
-was taken, and only roughly elsewhere. One epoch of mini-batches is therefore peeled: at w_0 just
-the first batch fits; it leads to w_1, and so on. If every step takes the same batch, the samples
-fit best at one point in between, and the tolerance is raised until all are found.
+was taken, and only roughly elsewhere. Where it fits exactly the tolerance is strict; elsewhere it
+is raised until all are found, and the errors are looked for in the span of the second layer's
+weights before and after the update, both of which the server knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,13 +15,11 @@ from torch import Tensor
 
 from attacks.base import Problem
 from attacks.tensor.attack import layer_gradient, solve_inputs
-from attacks.tensor.labels import output_jacobian
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.peeling import Found, remainder
 from attacks.tensor.search import Candidates, SearchSettings, propose
 from attacks.tensor.subspace import GradientSpace, gradient_space
-from attacks.updates.client import Tensors, stepped
-from attacks.updates.finish import Hypothesis
+from attacks.updates.client import ReducedClient, Tensors
 
 STRICT = (1e-5, 1e-4, 1e-3)
 """Residuals accepted where a sample should fit exactly, one after another; later batches show at
@@ -69,9 +66,10 @@ def climb(
         Samples found before, which are projected out.
     """
     m, r = weight.shape
-    found = found or Found(
-        weight.new_zeros(0, m), weight.new_zeros(0, space.U.shape[1]), weight.new_zeros(0, r)
-    )
+    K = space.U.shape[1]
+    found = found or Found(weight.new_zeros(0, m), weight.new_zeros(0, K), weight.new_zeros(0, r))
+    if found.delta.shape[1] != K:  # found with another basis of the errors
+        found = replace(found, delta=found.delta.new_zeros(len(found), K))
     goal = len(found) + wanted
     for tolerance in tolerances:
         idle = 0
@@ -111,131 +109,55 @@ def _accept(
     return found
 
 
-def peel_epoch(
-    problem: Problem, pair: LinearPair, total: Tensors, settings: Settings
-) -> tuple[Hypothesis, bool] | None:
-    """One epoch of mini-batches, batch by batch.
+def rough_samples(
+    client: ReducedClient,
+    observed: Tensors,
+    space: GradientSpace,
+    pair: LinearPair,
+    generator: torch.Generator,
+    settings: Settings,
+    fraction: float,
+) -> Tensor:
+    """All samples of an update as they look from one point of the client's way.
 
-    Smooth activations give a batch's samples exactly, so its gradient is taken off the update.
-    Piecewise linear ones give their columns only, which are projected out; the samples follow from
-    all columns together.
+    Parameters
+    ----------
+    client : ReducedClient
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    space : GradientSpace
+        Of the update.
+    pair : LinearPair
+    generator : torch.Generator
+    settings : Settings
+    fraction : float
+        Which point: 0 where the client began, 1 where it ended.
 
     Returns
     -------
-    hypothesis : Hypothesis
-        Of the batches found before one was missed.
-    complete : bool
-        Whether these are all.
-    None, if the update does not look like such an epoch: its rank is no multiple of the steps, or
-    no first batch fits.
+    Tensor of shape (n, r)
+        In the coordinates of the row space; n may be smaller than the rank.
     """
-    steps, lr = problem.local.steps, problem.local.lr
-    assert lr is not None
-    model = private_copy(problem.model).double()
-    origin = _space(problem, pair, total)
-    size, odd = divmod(origin.rank, steps)
-    if odd or size == 0:
-        return None
-    kinked = len(pair.activation.kinks) > 0
-    left, inputs, labels = dict(total), [], []
-    found: Found | None = None
-    for t in range(steps):
-        here = replace(problem, model=model, gradient=left)
-        layer = layer_gradient(here, pair)
-        space = _truncated(gradient_space(layer), origin.rank - (0 if kinked else t * size))
-        ladder = STRICT if t == 0 or not kinked else LOOSE
-        before = len(found) if found is not None else 0
-        weight = layer.weight @ space.V
-        new = climb(
-            space,
-            weight,
-            pair,
-            problem.generator,
-            settings,
-            ladder,
-            size,
-            found if kinked else None,
-        )
-        if len(new) < before + size and t == 0:
-            return None
-        if len(new) < before + size:
-            break
-        found = new if kinked else None
-        points = solve_inputs(space, new)[0] if kinked else new.points
-        samples = points[before:] @ space.V.T
-        batch = samples[:, : pair.in_features].reshape(size, *_shape(problem, pair))
-        delta = new.delta[before:] @ space.to_delta.T
-        classes = sign_free_labels(model, pair.outgoing, batch, delta)
-        inputs.append(samples)
-        labels.append(classes)
-        gradient = stepped(model, batch, classes, lr)
-        if not kinked:
-            left = {name: value.double() - gradient[name] for name, value in left.items()}
-    complete = len(inputs) == steps
-    points = torch.cat(inputs) @ origin.V
-    if found is not None:
-        points = solve_inputs(origin, found)[0]
-    order = torch.arange(len(points), device=points.device).reshape(-1, size)
-    return Hypothesis(points, torch.cat(labels), order), complete
+    name = f"{client.hidden}.weight"
+    weight = client.parameters()[name] - fraction * client.lr * observed[name]
+    before = client.parameters()[f"{pair.outgoing}.weight"]
+    wide = both_ends(space, before, before - client.lr * observed[f"{pair.outgoing}.weight"])
+    found = climb(wide, weight, pair, generator, settings, LOOSE, space.rank)
+    if pair.activation.kind == "piecewise linear" and len(found):
+        return solve_inputs(wide, found)[0]  # the columns are better than the points
+    return found.points
 
 
-def same_batch(
-    problem: Problem, pair: LinearPair, total: Tensors, settings: Settings
-) -> Iterator[tuple[Hypothesis, bool]]:
-    """One batch for all steps, seen from several points on the client's way.
-
-    The mean of the steps' gradients is, to second order in the learning rate, the gradient at
-    ``w_0 + q (w_k - w_0)`` with ``q = (k - 1) / (2 k)``. Half of q and w_0 itself come next.
-
-    Yields
-    ------
-    hypothesis : Hypothesis
-        Of as many samples as were found from one point.
-    complete : bool
-        Whether these are all.
-    """
-    steps, lr = problem.local.steps, problem.local.lr
-    assert lr is not None
-    q = (steps - 1) / (2 * steps)
-    for fraction in (q, q / 2, 0.0):
-        model = private_copy(problem.model).double()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.sub_(fraction * lr * total[name].double())
-        layer = layer_gradient(replace(problem, model=model, gradient=total), pair)
-        space = gradient_space(layer)
-        weight = layer.weight @ space.V
-        found = climb(space, weight, pair, problem.generator, settings, LOOSE, space.rank)
-        points = solve_inputs(space, found)[0] if len(found) else found.points
-        inputs = (points @ space.V.T)[:, : pair.in_features]
-        labels = sign_free_labels(
-            model,
-            pair.outgoing,
-            inputs.reshape(len(found), *_shape(problem, pair)),
-            found.delta @ space.to_delta.T,
-        )
-        order = torch.arange(len(found), device=points.device).repeat(steps, 1)
-        yield Hypothesis(points, labels, order), len(found) == space.rank
+def both_ends(space: GradientSpace, before: Tensor, after: Tensor) -> GradientSpace:
+    """The space with the errors that either of two second layers (C, m) can send back."""
+    U, S, _ = torch.linalg.svd(torch.cat([before, after]).T, full_matrices=False)
+    U = U[:, S / S[0] > 1e-6]
+    if space.rank + U.shape[1] > len(U) // 2:  # too few equations for that many unknowns
+        return space
+    return replace(space, U=U, to_delta=torch.eye(U.shape[1]).to(U))
 
 
-def sign_free_labels(
-    model: torch.nn.Module, outgoing: str, inputs: Tensor, delta: Tensor
-) -> Tensor:
-    """Classes whose back-propagated errors are most nearly parallel to delta, up to sign."""
-    if not len(inputs):
-        return torch.zeros(0, dtype=torch.int64, device=delta.device)
-    output, jacobian = output_jacobian(model, outgoing, inputs)
-    pull = torch.einsum("nc,nck->nk", torch.softmax(output, 1), jacobian)
-    errors = pull[:, None, :] - jacobian
-    cosine = torch.einsum("nck,nk->nc", errors, delta) / errors.norm(dim=2).clamp_min(1e-300)
-    return cosine.abs().argmax(1)
-
-
-def _space(problem: Problem, pair: LinearPair, total: Tensors) -> GradientSpace:
-    return gradient_space(layer_gradient(replace(problem, gradient=total), pair))
-
-
-def _truncated(space: GradientSpace, rank: int) -> GradientSpace:
+def truncated(space: GradientSpace, rank: int) -> GradientSpace:
     """The space with at most this rank; errors of the samples found before add small directions."""
     if space.rank <= rank:
         return space
@@ -246,5 +168,6 @@ def _truncated(space: GradientSpace, rank: int) -> GradientSpace:
     )
 
 
-def _shape(problem: Problem, pair: LinearPair) -> tuple[int, ...]:
-    return problem.input_shape or (pair.in_features,)
+def update_space(problem: Problem, pair: LinearPair, total: Tensors) -> GradientSpace:
+    """Spaces of a sum of gradients, seen from the parameters that were sent."""
+    return gradient_space(layer_gradient(replace(problem, gradient=total), pair))

@@ -50,6 +50,18 @@ def same(count, steps):
     return torch.arange(count).repeat(steps, 1)
 
 
+def two_epochs(count, steps):
+    generator = torch.Generator().manual_seed(0)
+    walks = [torch.randperm(count, generator=generator).reshape(steps // 2, -1) for _ in range(2)]
+    return torch.cat(walks)
+
+
+def took(order):
+    size, count = order.shape[1], len(order.unique())
+    epochs = order.numel() // count
+    return "one batch" if size == count else f"{epochs} epochs" if epochs > 1 else "one epoch"
+
+
 def worst_error(found, inputs):
     distance = torch.cdist(inputs.double(), found.inputs.double()).min(1).values
     return float((distance / inputs.double().norm(dim=1)).max())
@@ -62,7 +74,10 @@ CASES = [
     (nn.GELU, same(8, 4), 0.01),
     (nn.ReLU, same(8, 2), 0.01),
     (nn.ReLU, same(8, 4), 0.01),
+    (nn.ReLU, same(8, 4), 0.1),
     (nn.ReLU, epoch(8, 2), 0.01),
+    (nn.ReLU, epoch(16, 4), 0.01),
+    (nn.GELU, two_epochs(8, 4), 0.05),
 ]
 
 
@@ -78,7 +93,7 @@ def test_every_sample_of_several_steps_is_read_and_certified(activation, order, 
     assert found.certified.all()
     near = torch.cdist(inputs.double(), found.inputs.double()).argmin(1)
     assert torch.equal(found.labels[near], labels)
-    assert found.info["epoch_of_batches"] == (order.shape[1] < count)
+    assert found.info["steps_took"] == took(order)
 
 
 def test_without_unrolling_the_same_update_is_read_worse():
