@@ -22,6 +22,7 @@ from fl_sim.report.formats import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, SOFT, LINE, LEAK, SEAL, BACK = (f"#0000{k:02x}" for k in range(0xA1, 0xA7))
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", LEAK: "leak", SEAL: "seal", BACK: "card"}
@@ -89,9 +90,9 @@ def error_chart(rows: list[AttackRow]) -> Chart:
             math.log10(EXACT), 1.02, "← exact ", ha="right", transform=axes.get_xaxis_transform()
         )
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_locator(_whole_numbers())
+        axes.xaxis.set_major_locator(whole_numbers())
         axes.xaxis.set_major_formatter(lambda x, _: f"1e{round(x)}")
-        axes.yaxis.set_major_locator(_whole_numbers())
+        axes.yaxis.set_major_locator(whole_numbers())
         axes.set_xlabel("relative error")
         axes.set_ylabel("images")
 
@@ -116,8 +117,8 @@ def recovery_chart(rows: list[AttackRow]) -> Chart:
         wide: dict[str, Any] = {"width": 0.72, "linewidth": 0.8}
         axes.bar(rounds, [total[r] for r in rounds], color=BACK, edgecolor=SOFT, **wide)
         axes.bar(rounds, [read[r] for r in rounds], color=LEAK, edgecolor=LEAK, **wide)
-        axes.xaxis.set_major_locator(_whole_numbers())
-        axes.yaxis.set_major_locator(_whole_numbers())
+        axes.xaxis.set_major_locator(whole_numbers())
+        axes.yaxis.set_major_locator(whole_numbers())
         axes.set_xlabel("round")
         axes.set_ylabel("images read, of those attacked")
 
@@ -134,7 +135,7 @@ def training_charts(rows: list[TrainingRow]) -> list[Chart]:
     def curve(values: list[float], label: str, percent: bool) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
             axes.plot(rounds, values, color=INK, marker="o", markeredgecolor=BACK)
-            axes.xaxis.set_major_locator(_whole_numbers())
+            axes.xaxis.set_major_locator(whole_numbers())
             if percent:
                 axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g} %")
             axes.set_xlabel("round")
@@ -159,7 +160,8 @@ def training_charts(rows: list[TrainingRow]) -> list[Chart]:
     ]
 
 
-def _whole_numbers() -> Any:
+def whole_numbers() -> Any:
+    """Return a locator that puts ticks at few whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=7, integer=True)
@@ -174,15 +176,36 @@ def _style(salt: str) -> Iterator[None]:
 
 
 def _svg(draw: Callable[[Axes], None], name: str) -> str:
-    """Return a drawing as an <svg> element that is as wide as its container."""
-    from matplotlib.figure import Figure
+    """Return a drawing on one pair of axes as an <svg> element."""
 
-    with _style(name):
-        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
-        figure.patch.set_alpha(0)
+    def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         draw(axes)
+
+    return drawing(fill, name)
+
+
+def drawing(
+    fill: Callable[[Figure], None], name: str, size: tuple[float, float] = (5.2, 2.9)
+) -> str:
+    """Return a figure as an <svg> element that is as wide as its container.
+
+    Parameters
+    ----------
+    fill : callable (Figure)
+        Draws, in the colours of `VARIABLES`.
+    name : str
+        Unique on its page.
+    size : tuple of two floats
+        In inches; text has 9 points.
+    """
+    from matplotlib.figure import Figure
+
+    with _style(name):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.patch.set_alpha(0)
+        fill(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(stream.getvalue(), name)

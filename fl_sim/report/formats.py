@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fl_sim.evaluation.confidence import Estimate
+
 NOTHING = "–"
 
 
@@ -35,6 +37,28 @@ def decibel(value: float | None) -> str:
 def ratio(value: float | None) -> str:
     """Return a number in [0, 1] with three digits, e.g. an SSIM."""
     return NOTHING if value is None else f"{value:.3f}"
+
+
+def percent_within(value: Estimate | None) -> str:
+    """Return a ratio's mean and confidence: "72.4 ± 1.3 %"."""
+    return _within(value, 100.0, " %")
+
+
+def decibel_within(value: Estimate | None) -> str:
+    """Return a PSNR's mean and confidence: "43.1 ± 2.0 dB"."""
+    return _within(value, 1.0, " dB")
+
+
+def ratio_within(value: Estimate | None) -> str:
+    """Return a number in [0, 1] with its confidence: "0.97 ± 0.02"."""
+    return _within(value, 1.0, "", digits=2)
+
+
+def _within(value: Estimate | None, scale: float, unit: str, digits: int = 1) -> str:
+    if value is None:
+        return NOTHING
+    half = "" if value.half is None else f" ± {scale * value.half:.{digits}f}"
+    return f"{scale * value.mean:.{digits}f}{half}{unit}"
 
 
 def error(value: float | None) -> str:

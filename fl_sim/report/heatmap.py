@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -158,13 +159,29 @@ def sweep_data(runs: list[Run], axes: list[Axis]) -> SweepData:
     return SweepData(axes, [METRICS[k] for k in used], entries)
 
 
-def first_choice(axes: list[Axis]) -> tuple[int, int | None]:
-    """Return the axes (across, down) of the heat map that is shown first: the two longest."""
+def first_choice(data: SweepData) -> tuple[int, int | None]:
+    """Return the axes (across, down) of the heat map that is shown first.
+
+    They are the two longest of which most cells have runs, as in a grid; if no two are, the one
+    that all runs have and is longest.
+    """
+    axes = data.axes
     candidates = [k for k, axis in enumerate(axes) if axis.key != "seed"] or [0]
     longest = sorted(candidates, key=lambda k: -len(axes[k].values))
-    if len(longest) > 1:
-        return longest[0], longest[1]
-    return longest[0], next((k for k in range(len(axes)) if k != longest[0]), None)
+    for across, down in combinations(longest, 2):
+        if 2 * len(_cells(data, across, down)) > len(axes[across].values) * len(axes[down].values):
+            return across, down
+    common = [k for k in longest if all(r["at"][k] < len(axes[k].values) for r in data.runs)]
+    first = (common or longest)[0]
+    seed = next((k for k in range(len(axes)) if k not in candidates), None)
+    return first, seed
+
+
+def _cells(data: SweepData, across: int, down: int) -> set[tuple[int, int]]:
+    """Return the cells that have runs."""
+    places = {(run["at"][across], run["at"][down]) for run in data.runs}
+    sizes = len(data.axes[across].values), len(data.axes[down].values)
+    return {(x, y) for x, y in places if x < sizes[0] and y < sizes[1]}
 
 
 def heat_map(data: SweepData, across: int, down: int | None, metric: int = 0) -> HeatMap:

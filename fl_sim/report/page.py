@@ -17,6 +17,7 @@ from fl_sim.report.figures import key_figures
 from fl_sim.report.formats import plural
 from fl_sim.report.gallery import MARKS, batches, tile_side
 from fl_sim.report.render import write_page
+from fl_sim.report.trajectory import trajectory_chart
 from fl_sim.report.verdict import CLOSE, judge
 from fl_sim.report.words import describe
 
@@ -64,6 +65,7 @@ def write_report(folder: Path) -> Path:
         marks=MARKS,
         gallery_note=note,
         charts=charts(results),
+        trajectory=trajectory_chart(results),
         rows=results.attacks,
         middle=_middle,
         worst=_worst,

@@ -12,6 +12,10 @@ from fl_sim import __version__
 from fl_sim.records import replacing
 from fl_sim.report import formats, words
 
+FILTERS = ("count", "share", "decibel", "ratio", "error", "seconds", "note", "percent_within",
+           "decibel_within", "ratio_within")  # fmt: skip
+"""Functions of `formats` that the templates use."""
+
 
 @cache
 def environment() -> Environment:
@@ -23,7 +27,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "share", "decibel", "ratio", "error", "seconds", "note"):
+    for name in FILTERS:
         made.filters[name] = getattr(formats, name)
     made.filters["title_of"] = words.title
     made.globals["plural"] = formats.plural

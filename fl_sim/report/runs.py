@@ -168,9 +168,16 @@ def shared_keys(runs: list[Run], axes: list[Axis]) -> str:
 
 
 def in_words(axes: list[Axis]) -> str:
-    """Return "clients.count (2, 4) and model.activation (relu, tanh)"."""
+    """Return "clients.count (2, 4) and model.activation (relu, tanh)".
+
+    Beyond four axes, those below another one are counted only.
+    """
+    below = [a for a in axes if any(a.key.startswith(f"{b.key}.") for b in axes)]
+    below = below if len(axes) > 4 else []
     shown = [
         f"{axis.key} ({', '.join(axis.values[:8])}{', …' if len(axis.values) > 8 else ''})"
         for axis in axes
+        if axis not in below
     ]
+    shown += [formats.plural(len(below), "setting of these", "settings of these")] if below else []
     return formats.listing(shown) if shown else ""

@@ -13,6 +13,8 @@ import numpy as np
 from fl_sim.records import GALLERY_FILE, REPORT_FILE, RESULTS_FILE, Gallery, replacing
 from fl_sim.report import pictures
 from fl_sim.report.formats import plural
+from fl_sim.report.frontier import frontier
+from fl_sim.report.frontier_chart import frontier_chart
 from fl_sim.report.heatmap import first_choice, heat_map, sweep_data
 from fl_sim.report.page import load_gallery, write_report
 from fl_sim.report.render import write_page
@@ -119,7 +121,8 @@ def _write_table(path: Path, runs: list[Run], axes: list[Axis]) -> None:
 def _write_page(folder: Path, runs: list[Run], axes: list[Axis]) -> Path:
     lines, shots = _lines(runs, axes)
     data = sweep_data(runs, axes)
-    across, down = first_choice(axes) if axes else (0, None)
+    across, down = first_choice(data) if axes else (0, None)
+    points = frontier(runs, axes)
     drawn = heat_map(data, across, down) if axes and data.metrics else None
     swept = in_words(axes)
     return write_page(
@@ -134,6 +137,8 @@ def _write_page(folder: Path, runs: list[Run], axes: list[Axis]) -> Path:
         data=data.to_dict(),
         metrics=data.metrics,
         heat=drawn,
+        frontier=points,
+        frontier_chart=frontier_chart(points) if points else None,
         across=across,
         down=down,
         broken=[run for run in runs if run.problem],

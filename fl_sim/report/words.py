@@ -32,7 +32,15 @@ TITLES = {
     "tensor_published": "published tensor",
     "see_through": "see-through-gradients",
     "gaussian_noise": "Gaussian noise",
-    "local_dp": "local differential privacy",
+    "local_dp": "local DP",
+    "central_dp": "central DP",
+    "dp_sgd": "DP-SGD",
+    "prune": "pruning",
+    "quantize": "quantisation",
+    "clip": "clipping",
+    "sign": "sign compression",
+    "soteria": "Soteria",
+    "std": "standard deviation",
 }
 
 SERVERS = {

@@ -4,10 +4,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fl_sim.records import GALLERY_FILE, Gallery, Results
+from fl_sim.records import GALLERY_FILE, Gallery, Results, TrainingRow
 from fl_sim.report.charts import VARIABLES, charts
 from fl_sim.report.gallery import PAIRS, batches
 from fl_sim.report.page import command_of, write_report
+from fl_sim.report.trajectory import binomial, trajectory_chart
 from tests.fl_sim.report.synthetic import attacked, write_run
 
 
@@ -158,3 +159,26 @@ def test_curves_take_their_colours_and_fonts_from_the_page(tmp_path):
 def test_the_same_run_gives_the_same_page(tmp_path):
     write_run(tmp_path, [attacked(0, [1e-7, 0.5])], training=3)
     assert write_report(tmp_path).read_bytes() == write_report(tmp_path).read_bytes()
+
+
+def test_a_run_of_several_rounds_shows_its_trajectory(tmp_path):
+    """Reading gets worse from round to round; two clients each."""
+    rows = [
+        attacked(2 * r + c, [1e-7] * (4 - r) + [None] * (r + c), client=c, round_number=r)
+        for r in (1, 2, 3)
+        for c in (0, 1)
+    ]
+    write_run(tmp_path, rows, training=4)
+    results = Results.load(tmp_path)
+    chart = trajectory_chart(results)
+    assert "Read in round 1: 67.5 ± 95.3 %" in chart.words  # 3 of 4 and 3 of 5, t = 12.706
+    assert "accuracy from 10 % to > 99.9 %" in chart.words
+    page, _ = read(write_report(tmp_path))
+    assert "Leakage and accuracy as the model trains" in page
+    results.attacks = results.attacks[:4]
+    assert trajectory_chart(results) is None, "two rounds are no trajectory"
+
+
+def test_an_accuracy_of_one_half_over_100_images_is_known_to_ten_percent():
+    assert binomial(TrainingRow(1, 1.0, 0.5), 100).half == pytest.approx(0.098)
+    assert binomial(TrainingRow(1, 1.0, 0.5), None).half is None

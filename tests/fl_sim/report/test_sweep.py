@@ -72,7 +72,7 @@ def test_heat_maps_average_over_the_other_keys(sweep):
     runs = find_runs(sweep)
     axes = swept_axes(runs)
     data = sweep_data(runs, axes)
-    assert first_choice(axes) == (0, 1)
+    assert first_choice(data) == (0, 1)
     drawn = heat_map(data, 0, 1)
     assert [(head, [cell.text for cell in cells]) for head, cells in drawn.rows] == [
         ("relu", ["100 %", "100 %", "100 %"]),

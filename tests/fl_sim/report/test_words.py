@@ -22,7 +22,10 @@ def test_the_default_scenario_in_one_sentence():
         ({"clients__batch_size": 1}, "on 1 Fashion-MNIST image,"),
         ({"clients__local_steps": 3}, "sent one update after 3 local steps"),
         ({"clients__reply": "gradient"}, "sent one gradient"),
-        ({"defense": {"clip": {}, "gaussian_noise": {}}}, "defended by clip and Gaussian noise"),
+        (
+            {"defense": {"clip": {}, "gaussian_noise": {}}},
+            "by clipping and Gaussian noise",
+        ),
         ({"attack__name": "none"}, "the honest-but-curious server ran no attack."),
         ({"attack__knows": ["labels", "batch_size"]}, "told the labels and batch size."),
         ({"data__partition": "dirichlet"}, "from a Dirichlet split (alpha 0.5)"),
