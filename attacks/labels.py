@@ -3,9 +3,8 @@
 For softmax cross-entropy the last bias' gradient is dL/db_c = P_c - n_c / B, with P the batch's
 mean prediction and n the label counts. One sample: the one negative entry is the label (iDLG, Zhao
 et al. 2020, arXiv 2001.02610). More: P is estimated and the bias it causes removed, from mean
-features read out of the same gradient (Ma et al. 2022, "Instance-wise batch label restoration via
-gradients in federated learning": dL/dA_c / dL/db_c is a mean feature of class c, its softmax a mean
-prediction, and the counts solve a small linear system).
+features read out of the same gradient (the idea of Ma et al. 2022, "Instance-wise batch label
+restoration via gradients in federated learning"; which features and how is our own).
 """
 
 from __future__ import annotations
@@ -24,8 +23,11 @@ from attacks.linear import (
     resolve_input_shape,
 )
 
-FEEBLE = 0.02
-"""Below this share of a class in the bias' gradient, its own mean feature is too noisy to use."""
+ROUNDS = 10
+"""Most alternations between counts and features; they settle after two or three."""
+
+SPREAD = 0.1
+"""Labels' worth of what dL/dA holds of an absent class besides the batch's mean feature."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def inferred_labels(problem: Problem, calls: list[LinearCall], size: int) -> Ten
 def _counts(
     gradient: Mapping[str, Tensor], calls: list[LinearCall], size: int
 ) -> tuple[Tensor, Tensor]:
-    shares, present = class_shares(gradient, _output_layer(calls))
+    shares, present = class_shares(gradient, _output_layer(calls), size)
     return round_counts(shares, present, size), shares
 
 
@@ -116,17 +118,23 @@ def _listed(counts: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
-def class_shares(gradient: Mapping[str, Tensor], layer: LinearCall) -> tuple[Tensor, Tensor]:
-    """Share n_c / B of each class, and which classes are certainly there.
+def class_shares(
+    gradient: Mapping[str, Tensor], layer: LinearCall, size: int
+) -> tuple[Tensor, Tensor]:
+    """Share s_c = n_c / B of each class, and which classes are certainly there.
 
-    With e_c the mean feature of class c and p(e) = softmax(A e + b), the bias' gradient obeys
-    dL/db = sum_c s_c (p(e_c) - unit_c) with s >= 0 and sum s = 1, solved by least squares.
+    With h the batch's mean feature and e_c that of class c, s = P - dL/db, P ~ sum_c s_c
+    softmax(A e_c + b), and dL/dA_c ~ P_c h - s_c e_c = dL/db_c h - s_c (e_c - h). The last term is
+    an error of variance s_c to who looks for h, nothing for an absent class: h is the weighted
+    least-squares solution, the e_c follow from it, and new shares from them.
 
     Parameters
     ----------
     gradient : mapping from parameter name to Tensor
     layer : LinearCall
         The output layer.
+    size : int
+        B.
 
     Returns
     -------
@@ -143,11 +151,25 @@ def class_shares(gradient: Mapping[str, Tensor], layer: LinearCall) -> tuple[Ten
     )
     observed = gradient.get(layer.bias)
     db = observed.double() if observed is not None else _bias_gradient(dA, layer.features.double())
-    mean = (db @ dA) / db.square().sum().clamp_min(1e-300)  # dA ~ db (x) mean feature
-    own = (db.abs() > FEEBLE)[:, None]
-    features = torch.where(own, dA / torch.where(own, db[:, None], torch.ones_like(dA)), mean)
-    shares = _simplex_least_squares(torch.softmax(features @ A.T + b, 1).T - _eye(db), db)
-    return shares, db < -1e-6 * db.abs().max()
+    present = db < -1e-6 * db.abs().max()
+    mean = _mean_feature(dA, db, torch.ones_like(db))
+    shares = _project_on_simplex(torch.softmax(A @ mean + b, 0) - db)
+    counts = round_counts(shares, present, size)
+    for _ in range(ROUNDS):
+        mean = _mean_feature(dA, db, 1 / (counts + SPREAD))
+        own = (torch.outer(db, mean) - dA) * (size / counts.clamp_min(1))[:, None]  # e_c - h
+        predicted = counts.double() / size @ torch.softmax((mean + own) @ A.T + b, 1)
+        shares, before = _project_on_simplex(predicted - db), counts
+        counts = round_counts(shares, present, size)
+        if torch.equal(counts, before):
+            break
+    return shares, present
+
+
+def _mean_feature(dA: Tensor, db: Tensor, weights: Tensor) -> Tensor:
+    """The h that solves dL/dA ~ dL/db h' best, rows weighted."""
+    weighted = weights * db
+    return (weighted @ dA) / (weighted @ db).clamp_min(1e-300)
 
 
 def round_counts(shares: Tensor, present: Tensor, size: int) -> Tensor:
@@ -205,30 +227,9 @@ def _bias_gradient(dA: Tensor, features: Tensor) -> Tensor:
     return u / features.norm().clamp_min(1e-300)
 
 
-def _simplex_least_squares(M: Tensor, y: Tensor, iterations: int = 2000) -> Tensor:
-    """Argmin |M s - y|^2 over s >= 0, sum s = 1, by accelerated projected gradients (FISTA)."""
-    step = 1 / torch.linalg.matrix_norm(M, 2).square().clamp_min(1e-300)
-    H, c = M.T @ M, M.T @ y
-    s = ahead = torch.full_like(y, 1 / len(y))
-    momentum = 1.0
-    for _ in range(iterations):
-        new = _project_on_simplex(ahead - step * (H @ ahead - c))
-        faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        ahead = new + (momentum - 1) / faster * (new - s)
-        moved = float((new - s).abs().max())
-        s, momentum = new, faster
-        if moved < 1e-10:
-            break
-    return s
-
-
 def _project_on_simplex(v: Tensor) -> Tensor:
     """Nearest point with non-negative entries that sum to one (Duchi et al. 2008)."""
     ordered = v.sort(descending=True).values
     excess = (ordered.cumsum(0) - 1) / torch.arange(1, len(v) + 1, device=v.device)
     last = int((ordered > excess).sum()) - 1
     return (v - excess[last]).clamp_min(0)
-
-
-def _eye(like: Tensor) -> Tensor:
-    return torch.eye(len(like), dtype=like.dtype, device=like.device)

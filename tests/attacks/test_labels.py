@@ -52,6 +52,20 @@ def test_counts_of_a_batch_are_right_on_an_untrained_network(batch):
     assert right >= 19
 
 
+@pytest.mark.parametrize("batch", [8, 16, 32])
+def test_the_set_of_classes_is_right_where_features_differ(batch):
+    """Standardised inputs spread widely around their mean, and the mean feature is what is hard."""
+    right = 0
+    for seed in range(100):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(50, 256), nn.ReLU(), nn.Linear(256, 10))
+        labels = torch.randint(10, (batch,))
+        gradient = gradient_of(model, torch.randn(batch, 50), labels)
+        found = infer_labels(model, gradient, batch_size=batch)
+        right += torch.equal(found.counts > 0, torch.bincount(labels, minlength=10) > 0)
+    assert right >= 99
+
+
 def test_a_granted_batch_size_overrules():
     model, gradient, _ = instance(0, 4)
     found = infer_labels(model, gradient, batch_size=8)
