@@ -41,14 +41,14 @@ def client_app(config: dict[str, Any]) -> ClientApp:
     app = ClientApp()
 
     @app.train()
-    def train(message: Message, context: Context) -> Message:
+    def answer(message: Message, context: Context) -> Message:
         client = partition_of(message, context)
-        return Message(content=_train(config, message.content, client), reply_to=message)
+        return Message(content=train(config, message.content, client), reply_to=message)
 
     return app
 
 
-def _train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDict:
+def train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDict:
     """Return the content of the reply to one training message."""
     federation = federation_of(config)
     arrays = next(iter(content.array_records.values()))

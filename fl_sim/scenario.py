@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
 from omegaconf import OmegaConf
 
 from fl_sim.check import as_scenario_error, check_batches, check_numbers
@@ -23,6 +25,7 @@ from fl_sim.records import Results
 from fl_sim.report.page import write_report
 from fl_sim.server import Server, build_strategy, model_of
 from fl_sim.tracking.base import Tracker, TrackerError
+from strategies import SecAggPlus
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,7 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
         display.started(config)
         tracker.start(results.scenario, folder)
         with torch_threads(config.threads):
-            backend.run(server.app(), client_app(results.scenario), config.clients.count)
+            backend.run(server.app(), clients_of(strategy, results.scenario), config.clients.count)
         if server.error is not None:
             raise server.error
         results.status = "complete"
@@ -93,6 +96,15 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
         recorder.save()
         _present(results, folder, tracker, display)
     return results
+
+
+def clients_of(strategy: Strategy, scenario: dict[str, Any]) -> ClientApp:
+    """Return the client application that goes with a strategy."""
+    if isinstance(strategy, SecAggPlus):
+        from fl_sim.secagg_client import secagg_client_app  # loads Flower's older interface
+
+        return secagg_client_app(scenario)
+    return client_app(scenario)
 
 
 def _present(results: Results, folder: Path, tracker: Tracker, display: Display) -> None:

@@ -5,6 +5,7 @@ from strategies.adversary import COHORT, HonestButCurious, Observation
 from strategies.cohort import SeededCohort, partition_of, sample_cohort
 from strategies.fedsgd import FedSGD
 from strategies.guard import DropInvalidUpdates
+from strategies.secagg_plus import SecAggPlus
 from strategies.secure_aggregation import SecureAggregation
 from strategies.update import InvalidUpdate, UpdateRule
 from strategies.view import ServerView
@@ -18,6 +19,7 @@ __all__ = [
     "HonestButCurious",
     "InvalidUpdate",
     "Observation",
+    "SecAggPlus",
     "SecureAggregation",
     "SeededCohort",
     "ServerView",
