@@ -1,18 +1,26 @@
 """Which architectures give their images away: features, then pixels, from one float32 gradient.
 
-    python benchmarks/architectures.py                          # all rows, many minutes on one core
+    python benchmarks/architectures.py                          # all rows, hours on one core
     python benchmarks/architectures.py --rows strided_gelu_8    # some rows
+    python benchmarks/architectures.py --table                  # only write table.md anew
 
-Default-initialised networks, 28x28 images of the bundled Fashion-MNIST drawn anew for every seed.
-Every finished run adds a line to results/architectures/runs.csv: PSNR on [0, 1] images after the
-best matching, as median and minimum over the true images (0 dB for one that was not returned), how
-many are certified, and how many of the certified are worse than 40 dB.
+Untrained networks; images of the bundled Fashion-MNIST and of the CIFAR-10 sample, drawn anew for
+every seed. Every finished run adds a line to results/architectures/runs.csv, and what is there is
+not run again. PSNR and SSIM are on [0, 1] images after the best matching, as median and minimum
+over the true images (0 dB for one that was not returned); `wrong` counts the certified ones that
+are worse than 40 dB; `feature_error` is the largest relative error of the true samples' features,
+in `features_exact` of them below 1e-3. Inverting Gradients and feature matching get the seconds
+the features took, between 20 and 60, the batch size and the range of the pixels.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,86 +28,286 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from attacks import FeatureInversion, NotApplicable
+from attacks import FeatureInversion, FeatureMatching, InvertingGradients, Knowledge, NotApplicable
+from attacks.base import Attack, Interrupted, Reconstruction
+from attacks.features.front import Front
+from benchmarks.compare import deadline
+from fl_sim.data import ImageData
 from fl_sim.data.bundled import fashion_mnist_mini
+from fl_sim.data.cifar10_sample import cifar10_sample
+from fl_sim.evaluation.metrics import ssim
 from fl_sim.models import build_model
 
-RESULTS = Path(__file__).parent / "results" / "architectures" / "runs.csv"
-FIELDS = ["row", "seed", "batch", "found", "median", "lowest", "certified", "wrong", "seconds"]
+RESULTS = Path(__file__).parent / "results" / "architectures"
+LONGEST = 600.0
+SHARE = (20.0, 60.0)
+"""Least and most seconds of the attacks beside ours."""
 
 CONVNET = "fl_sim.models.convnet.ConvNet"
 LENET = "fl_sim.models.lenet.LeNet"
-POOLED = {"activation": "relu", "downsample": "max", "kernel_size": 3}
-ROWS: dict[str, tuple[int, dict[str, Any]]] = {
-    **{f"strided_gelu_{b}": (b, {"_target_": CONVNET}) for b in (8, 16, 32)},
-    **{f"strided_relu_{b}": (b, {"_target_": CONVNET, "activation": "relu"}) for b in (8, 16, 32)},
-    "pooled_relu_8": (8, {"_target_": CONVNET, **POOLED}),
-    "lenet_sigmoid_4": (4, {"_target_": LENET}),
-    "lenet_tanh_4": (4, {"_target_": LENET, "activation": "tanh"}),
-    "lenet_relu_4": (4, {"_target_": LENET, "activation": "relu"}),
-    "vgg11_relu_4": (4, {"_target_": "fl_sim.models.vgg11.VGG11"}),
-    "resnet18_relu_4": (4, {"_target_": "fl_sim.models.resnet18.ResNet18", "depth": 2}),
+VGG11 = "fl_sim.models.vgg11.VGG11"
+RESNET18 = "fl_sim.models.resnet18.ResNet18"
+VIT = "fl_sim.models.vit.ViT"
+POOLED = {"downsample": "max", "kernel_size": 3}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network and a batch.
+
+    Attributes
+    ----------
+    model : dict
+        `_target_` and settings, as in conf/model.
+    batch : int
+        Images.
+    beside : tuple of str
+        Further attacks, on the first seed's gradient.
+    data : callable
+        Where the images come from.
+    """
+
+    model: dict[str, Any]
+    batch: int
+    beside: tuple[str, ...] = ("inverting_gradients",)
+    data: Callable[[], ImageData] = fashion_mnist_mini
+
+
+BOTH = ("feature_matching", "inverting_gradients")
+ROWS: dict[str, Row] = {
+    **{
+        f"strided_{a}_{b}": Row({"_target_": CONVNET, "activation": a}, b)
+        for b in (8, 16, 32)
+        for a in ("relu", "gelu")
+    },
+    **{
+        f"strided_{a}_colour_8": Row({"_target_": CONVNET, "activation": a}, 8, data=cifar10_sample)
+        for a in ("relu", "gelu")
+    },
+    "pooled_relu_8": Row({"_target_": CONVNET, "activation": "relu", **POOLED}, 8),
+    **{
+        f"lenet_{a}_4": Row({"_target_": LENET, "activation": a}, 4)
+        for a in ("tanh", "sigmoid", "relu")
+    },
+    "lenet_relu_max_4": Row({"_target_": LENET, "activation": "relu", "pool": "max"}, 4),
+    **{
+        f"vit_{init}_{b}": Row({"_target_": VIT, "init": init}, b, beside=())
+        for b in (2, 3, 4, 8)
+        for init in ("default", "trunc_normal")
+    },
+    **{
+        f"vgg11_{init}_32": Row({"_target_": VGG11, "init": init}, 32, BOTH)
+        for init in ("default", "kaiming_normal")
+    },
+    "resnet18_32": Row({"_target_": RESNET18, "depth": 2}, 32, BOTH),
 }
-"""Batch size and model of every row."""
+"""By name, the batch size last."""
+
+Peer = Callable[[int], Attack]
+PEERS: dict[str, Peer] = {
+    "inverting_gradients": lambda n: InvertingGradients(n, tv=1e-3),
+    "feature_matching": lambda n: FeatureMatching(n, tv=1e-3),
+}
 
 
-def measure(name: str, seed: int) -> dict[str, Any]:
-    """Attack one batch; a line of the table."""
-    data = fashion_mnist_mini()
-    batch, config = ROWS[name]
-    drawn = torch.randperm(
-        len(data.train_images), generator=torch.Generator().manual_seed(7000 + seed)
-    )[:batch]
-    inputs = (data.train_images[drawn].float() / 255 - data.mean) / data.std
-    shape = (int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3]))
-    model = build_model(config, shape, len(data.classes), seed)
-    loss = nn.functional.cross_entropy(model(inputs), data.train_labels[drawn])
-    slopes = torch.autograd.grad(loss, list(model.parameters()))
-    gradient = {n: g for (n, _), g in zip(model.named_parameters(), slopes, strict=True)}
-    line: dict[str, Any] = {"row": name, "seed": seed, "batch": batch, "found": 0}
-    try:
-        found = FeatureInversion().run(model, gradient, input_shape=shape)
-    except NotApplicable as reason:
-        print(reason)
-        return line
+@dataclass(frozen=True)
+class Line:
+    """What one attack reached on one gradient; see the module's docstring."""
 
-    def unit(x: Tensor) -> Tensor:
-        return (x.double() * data.std + data.mean).clamp(0, 1).flatten(1)
+    row: str
+    attack: str
+    seed: int
+    batch: int
+    found: int = 0
+    median: float = 0.0
+    lowest: float = 0.0
+    ssim: float | None = None
+    certified: int = 0
+    wrong: int = 0
+    features_exact: int | None = None
+    feature_error: float | None = None
+    seconds: float = 0.0
+    note: str = ""
 
-    error = (unit(inputs)[:, None] - unit(found.inputs)[None]).square().mean(2)
-    true, partner = linear_sum_assignment(error.numpy())
-    psnr = torch.zeros(batch, dtype=torch.float64)
-    psnr[true] = -10 * error[true, partner].clamp_min(1e-30).log10()
-    certified = found.certified[partner]
-    return line | {
-        "found": len(found),
-        "median": round(float(psnr.quantile(0.5)), 1),
-        "lowest": round(float(psnr.min()), 1),
-        "certified": int(found.certified.sum()),
-        "wrong": int((certified & (psnr[true] < 40)).sum()),
-        "seconds": round(found.seconds, 1),
-    }
+
+@dataclass(frozen=True)
+class Case:
+    """One gradient and its truth."""
+
+    name: str
+    seed: int
+    model: nn.Module
+    inputs: Tensor
+    gradient: dict[str, Tensor]
+    data: ImageData
+
+    @classmethod
+    def make(cls, name: str, seed: int) -> Case:
+        """Draw images and parameters, and take the client's step."""
+        row, data = ROWS[name], ROWS[name].data()
+        generator = torch.Generator().manual_seed(7000 + seed)
+        drawn = torch.randperm(len(data.train_images), generator=generator)[: row.batch]
+        inputs = data.to_inputs(data.train_images[drawn], True)
+        model = build_model(row.model, data.image_shape, len(data.classes), seed)
+        loss = nn.functional.cross_entropy(model(inputs), data.train_labels[drawn])
+        slopes = torch.autograd.grad(loss, list(model.parameters()))
+        names = [n for n, _ in model.named_parameters()]
+        return cls(name, seed, model, inputs, dict(zip(names, slopes, strict=True)), data)
+
+    def measure(self, attack: str, seconds: float) -> Line:
+        """Run one attack; `seconds` is for those beside ours."""
+        line = Line(self.name, attack, self.seed, len(self.inputs))
+        try:
+            with deadline(LONGEST):
+                if attack == "features":
+                    found = self._run(FeatureInversion(), Knowledge())
+                else:
+                    found = self._timed(PEERS[attack], seconds)
+        except (NotApplicable, Interrupted) as reason:
+            return replace(line, note=str(reason) or "out of time")
+        return self.score(line, found)
+
+    def _run(self, attack: Attack, knows: Knowledge) -> Reconstruction:
+        shape = self.data.image_shape
+        return attack.run(self.model, self.gradient, input_shape=shape, knows=knows)
+
+    def _timed(self, peer: Peer, seconds: float) -> Reconstruction:
+        """As many iterations as the time allows."""
+        knows = Knowledge(batch_size=len(self.inputs), data_range=self.data.input_range(True))
+        self._run(peer(2), knows)
+        start = time.perf_counter()
+        self._run(peer(2), knows)
+        fixed = time.perf_counter() - start
+        self._run(peer(7), knows)
+        each = max((time.perf_counter() - start - 2 * fixed) / 5, 1e-3)
+        return self._run(peer(max(10, int((seconds - fixed) / each))), knows)
+
+    def score(self, line: Line, found: Reconstruction) -> Line:
+        """Match to the truth and measure."""
+        line = replace(
+            line,
+            found=len(found),
+            certified=int(found.certified.sum()),
+            seconds=round(found.seconds, 1),
+            note=str(found.info.get("reason", "")),
+        )
+        line = replace(line, **self._features(found))
+        if not len(found):
+            return line
+        true_images, images = (
+            self.data.to_unit(x, True).clamp(0, 1) for x in (self.inputs, found.inputs)
+        )
+        gap = true_images.flatten(1)[:, None] - images.flatten(1)[None]
+        error = gap.double().square().mean(2)
+        true, partner = linear_sum_assignment(error.numpy())
+        psnr = torch.zeros(line.batch, dtype=torch.float64)
+        psnr[true] = -10 * error[true, partner].clamp_min(1e-30).log10()
+        alike = ssim(true_images[true], images[partner])
+        return replace(
+            line,
+            median=round(float(psnr.quantile(0.5)), 1),
+            lowest=round(float(psnr.min()), 1),
+            ssim=None if alike is None else round(float(alike.mean()), 3),
+            wrong=int((found.certified[partner] & (psnr[true] < 40)).sum()),
+        )
+
+    def _features(self, found: Reconstruction) -> dict[str, Any]:
+        """How well the true samples' features, or tokens, were read."""
+        layer = found.info.get("layer")
+        if layer is None or found.features is None:
+            return {}
+        with torch.no_grad():
+            true = Front(self.model, layer, torch.float64)(self.inputs.double())
+        width = int(self.model.get_submodule(layer).in_features)
+        true, mine = true.reshape(-1, width), found.features.double().reshape(-1, width)
+        error = torch.cdist(true, mine) / true.norm(dim=1, keepdim=True)
+        rows, columns = linear_sum_assignment(error.clamp_max(1e3).numpy())
+        paired = error[rows, columns]
+        largest = float(paired.max()) if len(paired) == len(true) else None
+        return {
+            "features_exact": int((paired < 1e-3).sum()),
+            "feature_error": None if largest is None else float(f"{largest:.1e}"),
+        }
+
+
+def finished() -> list[dict[str, str]]:
+    """The lines there are."""
+    path = RESULTS / "runs.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(line: Line) -> None:
+    """Add a line to the results."""
+    path = RESULTS / "runs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Line)])
+        if fresh:
+            writer.writeheader()
+        writer.writerow(asdict(line))
+
+
+def table(lines: list[dict[str, str]]) -> str:
+    """Markdown: a line per network, batch and attack, medians and extremes over the seeds."""
+    rows = [
+        "| network, B | attack | seeds | PSNR median (dB) | lowest | SSIM | certified | wrong "
+        "| features < 1e-3 | s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for line in lines:
+        groups.setdefault((line["row"], line["attack"]), []).append(line)
+    order = {name: i for i, name in enumerate(ROWS)}
+    for (name, attack), runs in sorted(groups.items(), key=lambda g: order.get(g[0][0], 99)):
+        total = sum(int(r["batch"]) for r in runs)
+
+        def values(key: str, runs: list[dict[str, str]] = runs) -> list[float]:
+            return [float(r[key]) for r in runs if r[key]]
+
+        ours = attack == "features"
+        cells = [
+            name,
+            attack,
+            str(len(runs)),
+            f"{statistics.median(values('median')):.1f}",
+            f"{min(values('lowest')):.1f}",
+            f"{statistics.median(values('ssim')):.3f}" if values("ssim") else "-",
+            f"{sum(values('certified')):.0f} of {total}" if ours else "-",
+            f"{sum(values('wrong')):.0f}" if ours else "-",
+            f"{sum(values('features_exact')):.0f}" if values("features_exact") else "-",
+            f"{statistics.median(values('seconds')):.0f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def main() -> None:
-    """Measure the rows asked for, each over the seeds asked for."""
+    """Measure what is asked for and not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="write the table and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if fresh:
-            writer.writeheader()
-        for name in arguments.rows:
-            for seed in arguments.seeds:
-                line = measure(name, seed)
-                print(", ".join(f"{k} {v}" for k, v in line.items()), flush=True)
-                writer.writerow(line)
-                file.flush()
+    for name in [] if arguments.table else arguments.rows:
+        for seed in arguments.seeds:
+            spent = SHARE[0]
+            for attack in ("features", *(ROWS[name].beside if seed == 0 else ())):
+                key = (name, attack, str(seed))
+                done = [r for r in finished() if (r["row"], r["attack"], r["seed"]) == key]
+                if not done:
+                    line = Case.make(name, seed).measure(
+                        attack, min(max(spent, SHARE[0]), SHARE[1])
+                    )
+                    print(line, flush=True)
+                    append(line)
+                    done = [r for r in finished() if (r["row"], r["attack"], r["seed"]) == key]
+                spent = float(done[0]["seconds"]) if attack == "features" else spent
+    (RESULTS / "table.md").write_text(table(finished()))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.features.descent import descend
+from attacks.features.diagnosis import response, spoken
 from attacks.features.front import Front, tail_of
 from attacks.features.images import Descents, Images, count_kinks, search
 from attacks.features.joint import Joint, joint_equations, solve_jointly
-from attacks.features.newton import Solved, Span, polish, proved
+from attacks.features.newton import Solved, Span, polish, proved, repeated
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
 from attacks.features.tokens import invert_tokens
@@ -53,7 +54,7 @@ class FeatureInversion(Attack):
         Levenberg-Marquardt steps on a whole batch, where smooth features are too few alone.
     candidates : int, default 96
         Of the exact attack, see `TensorAttack`.
-    patience : int, default 5
+    patience : int, default 10
         Of the exact attack.
     """
 
@@ -66,7 +67,7 @@ class FeatureInversion(Attack):
         tv: float = 1e-4,
         joint_steps: int = 20,
         candidates: int = 96,
-        patience: int = 5,
+        patience: int = 10,
     ) -> None:
         self.iterations = iterations
         self.stage = stage
@@ -101,6 +102,7 @@ class FeatureInversion(Attack):
         if not len(features):
             why = features.info.get("reason", "no sample found")
             reason = f"No features could be read at {pair.hidden!r}: {why}."
+            reason += spoken(response(problem, pair, shape))
             empty = problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape)
             return Reconstruction(
                 inputs=empty, batch_size=features.batch_size, info=info | {"reason": reason}
@@ -256,7 +258,8 @@ def _result(
     info: dict[str, Any],
 ) -> Reconstruction:
     judged = _judge(rows, match, images, solved)
-    tried = torch.isfinite(images.residual)
+    # features that were mixed may have led to the same image twice
+    tried = torch.isfinite(images.residual) & ~repeated(judged.x, judged.certified)
     dtype = problem.gradient[next(iter(problem.gradient))].dtype
     if solved:
         info |= {
@@ -268,7 +271,7 @@ def _result(
     with torch.no_grad():
         better = match.front.to(torch.float64)(judged.x.reshape(-1, *shape)).flatten(1)
     values[judged.certified] = better[judged.certified]
-    if reason := _reason(judged.certified, solved, info):
+    if reason := _reason(judged.certified[tried], solved, info):
         info["reason"] = reason
     return Reconstruction(
         inputs=judged.x[tried].reshape(-1, *shape).to(dtype),

@@ -122,6 +122,13 @@ def proved(end: Solved, span: Span, features: Tensor) -> bool:
     return end.residual <= allowed and end.weakest > 0 and end.error <= WORST_ERROR
 
 
+def repeated(x: Tensor, certified: Tensor) -> Tensor:
+    """Which images (n, pixels) equal, within `WORST_ERROR`, an earlier one; both certified, (n,)."""
+    near = torch.cdist(x, x) < WORST_ERROR * x.norm(dim=1)
+    both = near & certified & certified[:, None]
+    return both.tril(-1).any(1)
+
+
 def jacobian(front: Front, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Derivative of the features of one image (n,) by its pixels, (F, n)."""
 

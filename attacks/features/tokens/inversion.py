@@ -17,14 +17,13 @@ from torch import Tensor
 
 from attacks.base import NotApplicable, Problem, Reconstruction
 from attacks.features.front import Front, pair_alone
-from attacks.features.newton import Solved, Span, polish, proved
+from attacks.features.newton import Solved, Span, polish, proved, repeated
 from attacks.features.reading import Features, joined_gradient, read_features, row_space
 from attacks.features.tokens.block import find_block
 from attacks.features.tokens.closed_form import solve_patches
 from attacks.features.tokens.grouping import group
 from attacks.linear import estimate_batch_size, linear_calls
 from attacks.tensor.attack import TensorAttack
-from attacks.tensor.certificate import WORST_ERROR
 from attacks.tensor.layers import LinearPair
 
 TRIES = 6
@@ -50,7 +49,8 @@ def invert_tokens(
     like = problem.gradient[f"{pair.hidden}.weight"]
     with torch.no_grad():
         positions = front(torch.zeros(1, *shape, dtype=front.dtype, device=like.device)).shape[1]
-    tokens = _read(problem, pair, exact)
+    tail = pair_alone(problem.model, pair)
+    tokens = read_features(problem, pair, tail, exact, TRIES)
     rank = int(tokens.info.get("rank") or 0)
     images = _batch_size(problem, shape, rank, positions)
     info: dict[str, Any] = {
@@ -99,18 +99,6 @@ def invert_tokens(
     )
 
 
-def _read(problem: Problem, pair: LinearPair, exact: TensorAttack) -> Features:
-    """The tokens, searched for anew until all are there: what is missing depends on the order."""
-    tail = pair_alone(problem.model, pair)
-    best = read_features(problem, pair, tail, exact)
-    for _ in range(TRIES - 1):
-        if best.complete or best.info.get("interrupted") or not best.info.get("rounds"):
-            break
-        other = read_features(problem, pair, tail, exact)
-        best = other if len(other) > len(best) or other.info.get("interrupted") else best
-    return best
-
-
 @dataclass
 class _Made:
     """Images so far, filled in place so that an interruption loses nothing.
@@ -142,12 +130,8 @@ class _Made:
         for i, end in enumerate(self.solved):
             with torch.no_grad():
                 seen = front(end.x.reshape(1, *shape)).flatten()
-            again = any(
-                float((end.x - other.x).norm()) < WORST_ERROR * float(end.x.norm())
-                for other in self.solved[:i]
-            )
-            proofs[i] = proved(end, rows, seen) and not again
-        return proofs
+            proofs[i] = proved(end, rows, seen)
+        return proofs & ~repeated(self.x, proofs)
 
 
 def _invert(
