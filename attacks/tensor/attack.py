@@ -21,6 +21,7 @@ from attacks.tensor.equation import SampleEquation
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
+from attacks.tensor.noisy import STUCK, refine
 from attacks.tensor.peeling import Found, peel, remainder
 from attacks.tensor.rounding import evaluate_as_client, rounding_of
 from attacks.tensor.scale import settle
@@ -66,7 +67,7 @@ class TensorAttack(Attack):
         """Reconstruct the batch; see `Attack.run`."""
         pair = readable_pair(problem)
         layer = layer_gradient(problem, pair)
-        space = gradient_space(layer)
+        space = gradient_space(layer, problem.knows.batch_size)
         info: dict[str, Any] = {
             "hidden_layer": pair.hidden,
             "activation": pair.activation.kind,
@@ -76,18 +77,26 @@ class TensorAttack(Attack):
         }
         if reason := hopeless(space, layer):
             return nothing(problem, pair, info | {"reason": reason})
-        found = peel(
-            space,
-            layer.weight @ space.V,
-            pair.activation,
-            problem.generator,
-            SearchSettings(self.candidates, self.blur, self.tensor_step),
-            self.patience,
-        )
-        info |= {"rounds": found.rounds, "found": len(found), "interrupted": found.interrupted}
-        if not len(found):
+
+        def search(start: Found | None = None) -> Reconstruction | None:
+            found = peel(
+                space,
+                layer.weight @ space.V,
+                pair.activation,
+                problem.generator,
+                SearchSettings(self.candidates, self.blur, self.tensor_step),
+                self.patience,
+                start,
+            )
+            counts = {"rounds": found.rounds, "found": len(found), "interrupted": found.interrupted}
+            return assemble(problem, pair, layer, space, found, info | counts) if found else None
+
+        result = search()
+        if result is None:
             return nothing(problem, pair, info | {"reason": "no candidate solved the equation"})
-        return finish(problem, pair, layer, space, found, info)
+        if not result.info["clean"] and not result.info["interrupted"]:
+            result = refine(problem, pair, layer, space, result, search)
+        return explained(problem, pair, result)
 
 
 def readable_pair(problem: Problem) -> LinearPair:
@@ -120,6 +129,10 @@ def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
     arrived = problem.gradient[f"{pair.hidden}.weight"]
     gradient = arrived.double()
     bias = problem.gradient.get(f"{pair.hidden}.bias")
+    errors = None
+    if pair.at_output and problem.loss == "cross_entropy":  # softmax minus one-hot sums to zero
+        errors = torch.linalg.qr(torch.ones_like(outgoing.weight[:, :1]), mode="complete").Q
+        errors = errors[:, 1:].detach().double()
     if bias is not None:
         weight = torch.cat([weight, hidden.bias.detach().double()[:, None]], 1)
         gradient = torch.cat([gradient, bias.double()[:, None]], 1)
@@ -130,6 +143,7 @@ def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
         outgoing_gradient=problem.gradient[f"{pair.outgoing}.weight"].double(),
         biased=bias is not None,
         precision=max(torch.finfo(t).eps for t in (arrived.dtype, hidden.weight.dtype)) / 2,
+        errors=errors,
     )
 
 
@@ -164,6 +178,28 @@ def finish(
     info: dict[str, Any],
 ) -> Reconstruction:
     """All inputs at once, certificates, labels, and the model's own word on the whole batch."""
+    result = assemble(problem, pair, layer, space, found, info)
+    return explained(problem, pair, result)
+
+
+def explained(problem: Problem, pair: LinearPair, result: Reconstruction) -> Reconstruction:
+    """The reconstruction, or none if it has nothing to do with a noisy gradient."""
+    limit = UNLIKE if result.info.get("misfit", 0.0) <= STUCK else UNLIKE / 2
+    if result.info["clean"] or result.info["gradient_residual"] <= limit:
+        return result
+    reason = "the spectrum shows no rank, and what was found does not explain the gradient"
+    return nothing(problem, pair, result.info | {"reason": reason})
+
+
+def assemble(
+    problem: Problem,
+    pair: LinearPair,
+    layer: LayerGradient,
+    space: GradientSpace,
+    found: Found,
+    info: dict[str, Any],
+) -> Reconstruction:
+    """As `finish`, whatever comes out."""
     points, scale, spread = solve_inputs(space, found)
     equation = SampleEquation(space.Q, space.U, layer.weight @ space.V, space.last)
     errors = found.delta * scale[:, None]
@@ -221,14 +257,12 @@ def finish(
         "gradient_factor": factor,
         "clean": exact,
         "multiplicities": multiplicities.tolist(),
+        "loss_scale": float(read.shares.median()) * space.rank,
         "error_bound": float(error.max()),
         "solved": int(verdict.solved.sum()),
         "unique": int(verdict.unique.sum()),
         "determined": int(verdict.determined.sum()),
     }
-    if not exact and residual > UNLIKE:
-        reason = "the spectrum shows no rank, and what was found does not explain the gradient"
-        return nothing(problem, pair, info | {"reason": reason})
     dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
     return Reconstruction(
         inputs=inputs.to(dtype),

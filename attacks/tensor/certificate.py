@@ -13,7 +13,8 @@ from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 LOOSEST = 1e-2
 STRICTEST = 1e-5
-NOISY = 0.5
+NOISY = 0.9
+TIGHT, LOOSER = 1.3, 1.6
 ROUNDING = 8.0
 WORST_ERROR = 1e-2
 
@@ -23,14 +24,27 @@ def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
     return (3 * expected_phi(space, columns)).clamp(STRICTEST, LOOSEST)
 
 
-def acceptance(space: GradientSpace, columns: Tensor) -> Tensor:
+def acceptance(space: GradientSpace, columns: Tensor, idle: int = 0) -> Tensor:
     """Largest phi at which the search takes a column for a sample's.
 
     What a certificate would forgive, for gradients as exact as floating point makes them. A noisy
-    gradient is read as well as it can be: there up to `NOISY` is accepted, and not certified.
+    gradient is read as well as it can be: white noise of largest singular value sigma moves a true
+    column by sqrt(m) / (sqrt(m) + sqrt(d)) of `expected_phi`, wrong ones hardly come closer than
+    1.3 times that, and where nothing is found any more they have to do.
+
+    Parameters
+    ----------
+    space, columns
+        As for `expected_phi`.
+    idle : int, default 0
+        Rounds in which the search has found nothing.
     """
-    loosest = NOISY if space.noise > 1e-5 * float(space.S[0]) else LOOSEST
-    return (3 * expected_phi(space, columns)).clamp(STRICTEST, loosest)
+    expected = expected_phi(space, columns)
+    if not space.noisy:
+        return (3 * expected).clamp(STRICTEST, LOOSEST)
+    m, d = len(space.Q), len(space.V)
+    share = m**0.5 / (m**0.5 + d**0.5)
+    return (TIGHT * LOOSER**idle * share * expected).clamp(STRICTEST, NOISY)
 
 
 def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ than the one before, and the last sample needs no search at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from attacks.tensor.activation import Activation
-from attacks.tensor.certificate import acceptance
+from attacks.tensor.certificate import acceptance, expected_phi
 from attacks.tensor.search import Candidates, Remainder, SearchSettings, propose
 from attacks.tensor.subspace import GradientSpace
 
@@ -53,6 +53,7 @@ def peel(
     generator: torch.Generator,
     settings: SearchSettings,
     patience: int,
+    start: Found | None = None,
 ) -> Found:
     """Find as many samples as there are.
 
@@ -70,6 +71,8 @@ def peel(
         How a round searches.
     patience : int
         Rounds without a new sample after which to give up.
+    start : Found, optional
+        Samples found before; not changed.
 
     Returns
     -------
@@ -77,7 +80,8 @@ def peel(
         What was found; `interrupted` if a KeyboardInterrupt cut it short.
     """
     m, B = weight.shape
-    found = Found(
+    found = start and replace(start, rounds=[])
+    found = found or Found(
         weight.new_zeros(0, m), weight.new_zeros(0, space.U.shape[1]), weight.new_zeros(0, B)
     )
     idle = 0
@@ -85,7 +89,7 @@ def peel(
         while len(found) < B and idle < patience:
             rest = remainder(space, found.columns)
             proposed = propose(space, weight @ rest.basis, rest, activation, generator, settings)
-            new = _accept(space, rest, found, proposed)
+            new = _accept(space, rest, found, proposed, idle)
             found.rounds.append({"missing": len(rest.spectrum), "new": new})
             idle = 0 if new else idle + 1
     except KeyboardInterrupt:
@@ -105,16 +109,29 @@ def remainder(space: GradientSpace, columns: Tensor) -> Remainder:
     return Remainder(basis, space.Q @ (rest @ basis), spectrum[: B - n])
 
 
-def _accept(space: GradientSpace, rest: Remainder, found: Found, proposed: Candidates) -> int:
-    """Add the candidates that solve the equation and are not there yet; how many."""
+def _accept(
+    space: GradientSpace, rest: Remainder, found: Found, proposed: Candidates, idle: int
+) -> int:
+    """Add the candidates that solve the equation and are not there yet; how many.
+
+    In noise those first that fit as well as noise lets them, and worse ones the longer the search
+    is idle; the last sample has to be what the others leave over.
+    """
     inside = (proposed.columns @ space.Q) @ space.Q.T
     inside = inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    fine = proposed.phi <= acceptance(space, proposed.columns)
+    limit = acceptance(space, proposed.columns, idle)
+    if space.noisy and space.last is not None and len(rest.spectrum) == 1:
+        limit = torch.full_like(limit, torch.inf)
+    fine = proposed.phi <= limit
+    blurred = torch.zeros_like(limit)  # the same sample comes in several versions then
+    if space.noisy:
+        blurred = expected_phi(space, proposed.columns).square().clamp_max(0.1)
     new = 0
-    for i in torch.argsort(proposed.phi).tolist():
+    for i in torch.argsort(proposed.phi / limit if space.noisy else proposed.phi).tolist():
         if not fine[i] or len(found) == space.rank:
             break
-        if len(found) and float((found.columns @ inside[i]).abs().max()) > 1 - 1e-5:
+        alike = 1 - max(1e-5, float(blurred[i]))
+        if len(found) and float((found.columns @ inside[i]).abs().max()) > alike:
             continue
         found.columns = torch.cat([found.columns, inside[i : i + 1]])
         found.delta = torch.cat([found.delta, proposed.delta[i : i + 1]])

@@ -14,6 +14,7 @@ from attacks.tensor.moments import moment_slices, second_order_vanishes
 from attacks.tensor.smooth import Schedule, alone, minimise
 from attacks.tensor.starts import random_starts, tensor_starts
 from attacks.tensor.subspace import GradientSpace
+from attacks.tensor.whitened import WhitenedEquation
 
 FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=16)
 NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100, precision=1e-3)
@@ -109,6 +110,8 @@ def propose(
     """
     last = None if space.last is None else rest.basis.T @ space.last
     X = _starts(space, weight, rest, last, activation, generator, settings)
+    if space.noisy and not len(activation.kinks):
+        return _most_likely(space, weight, last, activation, X)
     rough = SampleEquation(space.Q, space.U, weight, last, torch.float32, centred=True)
     exact = SampleEquation(space.Q, space.U, weight, last)
     if len(activation.kinks):
@@ -124,6 +127,22 @@ def propose(
     X, _ = minimise(exact, X, activation.slope, NEAR)
     state = exact.evaluate(X, activation.slope)
     return Candidates(X, state.column, state.delta, state.phi)
+
+
+def _most_likely(
+    space: GradientSpace, weight: Tensor, last: Tensor | None, activation: Activation, X: Tensor
+) -> Candidates:
+    """Candidates that violate the equation by no more than noise does."""
+    blur = space.noise / space.S
+    rough = WhitenedEquation(space.Q, space.U, weight, last, blur, torch.float32)
+    exact = WhitenedEquation(space.Q, space.U, weight, last, blur)
+    X, phi = minimise(rough, X, activation.slope, FAR)
+    X, _ = minimise(exact, X[alone(X, phi, 1e-6)].double(), activation.slope, NEAR)
+    state = exact.evaluate(X, activation.slope)
+    size = state.column.norm(dim=1).clamp_min(1e-300)
+    return Candidates(
+        X, state.column / size[:, None], state.delta / size[:, None], state.phi / size
+    )
 
 
 def _starts(

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NOISE = 1e-5
+"""Share of the largest singular value above which what the rank leaves over counts as noise."""
+
 
 @dataclass(frozen=True)
 class LayerGradient:
@@ -33,6 +36,10 @@ class LayerGradient:
     precision : float
         Unit roundoff of the dtype the client computed in: the coarser of the gradient's (weights
         that were sent back may have become one in float64) and the model's.
+    errors : Tensor of shape (C, k), optional
+        Orthonormal basis of the space the errors are known to lie in; None if it is all of it.
+    known : bool Tensor of shape (m, d + 1) or (m, d), optional
+        Which entries of the gradient were observed; None for all.
     """
 
     weight: Tensor
@@ -41,6 +48,8 @@ class LayerGradient:
     outgoing_gradient: Tensor
     biased: bool
     precision: float
+    errors: Tensor | None = None
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,14 +90,21 @@ class GradientSpace:
         """Number of distinct samples the gradient holds."""
         return len(self.S)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether what the rank leaves over is more than rounding makes."""
+        return self.noise > NOISE * float(self.S[0])
 
-def gradient_space(layer: LayerGradient) -> GradientSpace:
+
+def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpace:
     """Factorise a layer's gradient.
 
     Parameters
     ----------
     layer : LayerGradient
         In float64.
+    size : int, optional
+        Number of samples, if that is known; used where noise hides some of them.
 
     Returns
     -------
@@ -98,13 +114,14 @@ def gradient_space(layer: LayerGradient) -> GradientSpace:
     Q, S, Vh = torch.linalg.svd(layer.gradient, full_matrices=False)
     # rows and columns of dead units hold no noise and must not lower its estimate
     rows, columns = (int(layer.gradient.any(side).sum()) for side in (1, 0))
-    rank = numerical_rank(S[: min(rows, columns)], layer.precision, max(rows, columns))
+    alive = S[: min(rows, columns)]
+    rank = numerical_rank(alive, layer.precision, max(rows, columns))
+    noisy = rank < len(alive) and float(S[rank]) > NOISE * float(S[0])
+    if noisy:
+        rank = noisy_rank(alive, max(rows, columns), rank) if size is None else size
+        rank = min(rank, len(alive))
     noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
-    U2, S2, _ = torch.linalg.svd(layer.outgoing_gradient, full_matrices=False)
-    errors = numerical_rank(S2, layer.precision)
-    errors = min(errors, max(rank, 1))
-    U, R = torch.linalg.qr(layer.outgoing.T @ U2[:, :errors])
-    to_delta = torch.linalg.solve_triangular(R.T, U2[:, :errors].T, upper=False).T
+    U, to_delta = _error_space(layer, rank, noisy)
     V = Vh[:rank].T
     return GradientSpace(
         Q=Q[:, :rank].contiguous(),
@@ -116,6 +133,51 @@ def gradient_space(layer: LayerGradient) -> GradientSpace:
         noise=noise,
         norm=_typical_norm(layer),
     )
+
+
+def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, Tensor]:
+    """Space of the back-propagated errors: (U, to_delta) of `GradientSpace`.
+
+    Its dimension shows in the spectrum of the second layer's gradient; under noise it is as large
+    as the batch and the loss allow, and what is known of it beforehand cuts noise off.
+    """
+    observed = layer.outgoing_gradient
+    if noisy and layer.errors is not None:
+        observed = layer.errors @ (layer.errors.T @ observed)
+    U2, S2, _ = torch.linalg.svd(observed, full_matrices=False)
+    if noisy:
+        count = len(U2) if layer.errors is None else layer.errors.shape[1]
+    else:
+        count = numerical_rank(S2, layer.precision)
+    U2 = U2[:, : min(count, max(rank, 1))]
+    U, R = torch.linalg.qr(layer.outgoing.T @ U2)
+    return U, torch.linalg.solve_triangular(R.T, U2.T, upper=False).T
+
+
+def noisy_rank(S: Tensor, longer: int, otherwise: int) -> int:
+    """Number of singular values above white noise, if the low end of a spectrum is white noise.
+
+    White noise follows the Marchenko-Pastur law: then its median is where the lowest eighth says,
+    and its edge is sharp up to fluctuations of order p^(-2/3).
+
+    Parameters
+    ----------
+    S : Tensor of shape (p,)
+        Singular values, decreasing.
+    longer : int
+        The longer side of the matrix.
+    otherwise : int
+        What to return if the noise is not white.
+    """
+    p = len(S)
+    edge = noise_edge(S, longer)
+    above = int(((1 + 2 * p ** (-2 / 3)) * edge < S).sum())
+    if above > p // 3 or not edge > 0:
+        return otherwise
+    bulk = S[above:]
+    median = float(bulk[len(bulk) // 2])
+    expected = edge * noise_quantile(p / longer, 0.5) / noise_quantile(p / longer, 1.0)
+    return above if abs(median / expected - 1) < 0.05 else otherwise
 
 
 def numerical_rank(S: Tensor, precision: float, longer: int | None = None) -> int:
@@ -162,12 +224,31 @@ def noise_edge(S: Tensor, longer: int) -> float:
         The longer side.
     """
     p = len(S)
-    aspect = p / longer
+    low = noise_quantile(p / longer, 1 / 8)
+    return float(S[p * 7 // 8]) * noise_quantile(p / longer, 1.0) / low
+
+
+def noise_quantile(aspect: float, share: float) -> float:
+    """Quantile of the singular values of white noise, by the Marchenko-Pastur law.
+
+    Parameters
+    ----------
+    aspect : float
+        Shorter over longer side of the matrix, in (0, 1].
+    share : float
+        Share of the singular values below, in [0, 1].
+
+    Returns
+    -------
+    float
+        In units of the noise's standard deviation times the root of the longer side.
+    """
     low, high = (1 - aspect**0.5) ** 2, (1 + aspect**0.5) ** 2
+    if share >= 1:
+        return high**0.5
     x = torch.linspace(low, high, 4001, dtype=torch.float64)[1:-1]
     mass = torch.cumsum(torch.sqrt((high - x) * (x - low)) / x, 0)
-    eighth = x[int((mass < mass[-1] / 8).sum())]
-    return float(S[p * 7 // 8]) * (high / float(eighth)) ** 0.5
+    return float(x[int((mass < mass[-1] * share).sum())]) ** 0.5
 
 
 def _typical_norm(layer: LayerGradient) -> float:
