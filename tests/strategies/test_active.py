@@ -9,6 +9,7 @@ from fl_sim.scenario import run_scenario
 from strategies import ActiveServer, SeededCohort
 from strategies.detectability import detectability
 from strategies.queries import Imprint, PassThrough, WideGaussian, state_of
+from strategies.trap_weights import TrapWeights
 from tests.strategies.apps import LR, Spy, build_model, fedavg, initial_arrays, run
 
 
@@ -29,7 +30,7 @@ def active(attack, query, **settings):
     return ActiveServer(cohort, attack, build_model, query=query, **settings)
 
 
-@pytest.mark.parametrize("query", [WideGaussian(), Imprint()])
+@pytest.mark.parametrize("query", [WideGaussian(), Imprint(), TrapWeights()])
 def test_the_attack_gets_what_was_sent_and_the_gradient_taken_there(query):
     spy = Spy()
     strategy = active(spy, query)
@@ -74,6 +75,32 @@ def test_imprint_sorts_by_the_mean_of_the_input():
     assert not gates[int(gates.sum()) :].any()
 
 
+def test_trap_weights_are_balanced_pairs_and_rarely_pass():
+    model = deep_model(width=400)
+    size = float(model[0].weight.detach().std())
+    TrapWeights(scale=0.7, shift=0.5).craft(model, seeded())
+    weight = model[0].weight.detach()
+    positive, negative = weight.clamp_min(0), -weight.clamp_max(0)
+    assert torch.equal((weight > 0).sum(1), torch.full((400,), 15))
+    pairs = zip(positive.sort(1).values[:, 15:], negative.sort(1).values[:, 15:], strict=True)
+    assert all(torch.allclose(p, 0.7 * n, rtol=1e-4) for p, n in pairs)
+    assert float(negative.sum() / 400 / 15) == pytest.approx(0.8 * size, rel=0.05)
+    x = torch.rand(50, 30, generator=seeded()) - 0.5
+    assert torch.allclose(model[0](x), (x + 0.5) @ weight.T, atol=1e-5)
+    assert float((model[0](x) > 0).float().mean()) < 0.3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_trap_weights_read_a_good_part_of_32(scenario, tmp_path, seed):
+    config = scenario(
+        "tracker=none", "experiment=trap_weights", "clients.per_round=1", f"seed={seed}"
+    )
+    (row,) = run_scenario(config, tmp_path, Display(brief=True)).attacks
+    assert row.recovered >= 10
+    assert row.certified == 0
+    assert row.info["detectability"] > 100
+
+
 @pytest.mark.parametrize("query", [PassThrough(), Imprint()])
 def test_a_model_without_the_layers_is_refused(query):
     with pytest.raises(ValueError, match="linear layers"):
@@ -87,7 +114,7 @@ def test_an_honest_draw_is_not_suspicious_and_queries_are(seed):
     ordinary, _ = detectability(other, honest, seeded(seed))
     assert ordinary < 12
     assert detectability(honest, honest, seeded(seed)) == (0.0, "")
-    for query in (WideGaussian(), PassThrough(), Imprint()):
+    for query in (WideGaussian(), PassThrough(), Imprint(), TrapWeights()):
         model = deep_model(seed=10)
         query.craft(model, seeded(seed))
         score, where = detectability(state_of(model), honest, seeded(seed))
