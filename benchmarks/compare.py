@@ -5,19 +5,19 @@
     python benchmarks/compare.py --peer breaching       # beside breaching 0.1.2 (extra `bench`)
 
 Every attack is told the batch size and the range of the pixels, and nothing else: labels are
-inferred. Rows are medians over seeds. An image is `exact` with relative error at most 0.01.
+inferred. Rows are medians over seeds. An image is `exact` with relative error at most 0.01. A run
+that was stopped goes on where it was; one seed of everything comes before the next.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
-import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import Attack, Interrupted, Knowledge, NotApplicable
+from benchmarks.compare_show import PEER, Score, Scores, beside, heat_map, table
 from benchmarks.peers import NAMES, run_breaching
 from fl_sim.data import ImageData
 from fl_sim.data.bundled import fashion_mnist_mini
@@ -42,7 +43,7 @@ MODELS: dict[str, Callable[[tuple[int, int, int]], nn.Module]] = {
     "mlp_gelu": lambda shape: MLP(shape, 10),
     "lenet": lambda shape: LeNet(shape, 10),
     "convnet": lambda shape: ConvNet(shape, 10, channels=(32, 64), width=640),
-    "resnet18": lambda shape: ResNet18(shape, 10),
+    "resnet18": lambda shape: ResNet18(shape, 10, norm="batch"),
 }
 
 ATTACKS: dict[str, Callable[[int], Attack]] = {
@@ -64,26 +65,7 @@ DATA: dict[str, Callable[[], ImageData]] = {
 }
 
 
-@dataclass(frozen=True)
-class Score:
-    """One attack on one gradient.
-
-    `psnr`, `ssim`: means over the true images that got a reconstruction; None if none did.
-    `exact`, `found`: numbers of images. `labels`: share of the labels that are right, as a
-    multiset. `note`: why there is nothing, or that time ran out.
-    """
-
-    model: str
-    batch: int
-    attack: str
-    seed: int
-    psnr: float | None
-    ssim: float | None
-    exact: int
-    found: int
-    labels: float | None
-    seconds: float
-    note: str
+OUT_OF_TIME = "out of time"
 
 
 @dataclass(frozen=True)
@@ -114,9 +96,10 @@ class Case:
         return cls(name, model, gradient, inputs, labels, data, seed)
 
     def attacked(self, name: str, iterations: int, seconds: float) -> Score:
-        """Score of one of our attacks."""
+        """Score of one of our attacks; `seconds` of CPU time are its limit."""
         knows = Knowledge(batch_size=len(self.inputs), data_range=self.data.input_range(True))
         shape = self.data.image_shape
+        start = time.process_time()
         try:
             with deadline(seconds):
                 found = ATTACKS[name](iterations).run(
@@ -125,21 +108,26 @@ class Case:
         except NotApplicable as reason:
             return self.score(name, None, None, 0.0, str(reason))
         except Interrupted:
-            return self.score(name, None, None, seconds, "out of time")
-        note = "out of time" if found.info.get("interrupted") else ""
-        return self.score(name, found.inputs, found.labels, found.seconds, note)
+            return self.score(name, None, None, seconds, OUT_OF_TIME)
+        spent = time.process_time() - start
+        note = OUT_OF_TIME if found.info.get("interrupted") else ""
+        return self.score(name, found.inputs, found.labels, spent, note)
 
-    def attacked_by_peer(self, name: str, iterations: int) -> Score:
+    def attacked_by_peer(self, name: str, iterations: int, seconds: float) -> Score:
         """Score of breaching's version of an attack."""
         shape, constants = self.data.image_shape, (self.data.mean, self.data.std)
-        label = f"breaching {name}"
+        label = PEER + name
         try:
-            result = run_breaching(
-                name, self.model, self.gradient, len(self.inputs), shape, constants, iterations
-            )
+            with deadline(seconds):
+                result = run_breaching(
+                    name, self.model, self.gradient, len(self.inputs), shape, constants, iterations
+                )
+        except Interrupted:
+            return self.score(label, None, None, seconds, OUT_OF_TIME)
         except Exception as failure:  # somebody else's code: its failure is a result
             return self.score(label, None, None, 0.0, f"fails: {type(failure).__name__}")
-        return self.score(label, result.inputs, result.labels, result.seconds, "")
+        note = OUT_OF_TIME if result.seconds >= seconds else ""  # it returns its best so far
+        return self.score(label, result.inputs, result.labels, result.seconds, note)
 
     def score(
         self, attack: str, inputs: Tensor | None, labels: Tensor | None, seconds: float, note: str
@@ -152,7 +140,7 @@ class Case:
             pairs = match(self.inputs.flatten(1), inputs.flatten(1))
         hit = torch.nonzero(pairs >= 0)[:, 0]
         if inputs is None or not len(hit):
-            return Score(self.name, batch, attack, self.seed, None, None, 0, 0, None, seconds, note)
+            return Score(self.name, batch, attack, self.seed, seconds=seconds, note=note)
         truth, mine = self.inputs[hit], inputs[pairs[hit]]
         unit = [self.data.to_unit(x, True).clamp(0, 1) for x in (truth, mine)]
         right = None
@@ -177,106 +165,71 @@ class Case:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise `Interrupted` inside the block when time is up."""
+    """Raise `Interrupted` inside the block when its CPU time is up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def table(scores: list[Score]) -> str:
-    """Markdown, one row per model, batch size and attack: medians over seeds."""
-    lines = [
-        "| model | B | attack | PSNR dB | SSIM | exact | found | labels | s | note |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[str, int, str], list[Score]] = {}
-    for s in scores:
-        groups.setdefault((s.model, s.batch, s.attack), []).append(s)
-    for (model, batch, attack), rows in groups.items():
-        values = [
-            _median([r.psnr for r in rows], ".1f"),
-            _median([r.ssim for r in rows], ".2f"),
-            _median([r.exact for r in rows], ".0f"),
-            _median([r.found for r in rows], ".0f"),
-            _median([r.labels for r in rows], ".2f"),
-            _median([r.seconds for r in rows], ".1f"),
-        ]
-        notes = "; ".join(sorted({r.note for r in rows if r.note}))
-        lines.append(f"| {model} | {batch} | {attack} | {' | '.join(values)} | {notes} |")
-    return "\n".join(lines)
-
-
-def _median(values: list[float | None] | list[float] | list[int], form: str) -> str:
-    known = [v for v in values if v is not None]
-    return format(statistics.median(known), form) if known else "-"
-
-
-def plot(scores: list[Score], path: Path) -> None:
-    """PSNR over batch size, a panel per model, a line per attack."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    models = list(dict.fromkeys(s.model for s in scores))
-    figure, panels = plt.subplots(1, len(models), figsize=(4 * len(models), 3.5), squeeze=False)
-    for model, panel in zip(models, panels[0], strict=True):
-        for attack in dict.fromkeys(s.attack for s in scores):
-            points: dict[int, list[float]] = {}
-            for s in scores:
-                if (s.model, s.attack) == (model, attack) and s.psnr is not None:
-                    points.setdefault(s.batch, []).append(s.psnr)
-            if points:
-                medians = [statistics.median(v) for v in points.values()]
-                panel.plot(list(points), medians, "o-", label=attack, ms=4)
-        panel.set(title=model, xlabel="batch size", ylabel="PSNR (dB)")
-        panel.legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def main() -> None:
-    """Parse, run, print, save."""
+    """Parse, run what is missing, save after each row, show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATA, default="cifar10_sample")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=120, help="per attack and gradient")
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=60, help="CPU time per attack")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", choices=["breaching"])
     parser.add_argument("--quick", action="store_true", help="mlp, batches of 1 and 4, one seed")
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "compare")
     args = parser.parse_args()
     if args.quick:
         args.models, args.batches, args.seeds = ["mlp"], [1, 4], 1
     torch.set_num_threads(args.threads)
+    settings = {key: getattr(args, key) for key in ("data", "iterations", "seconds", "threads")}
+    path = args.out / "scores.json"
+    if args.fresh:
+        path.unlink(missing_ok=True)
+    scores = Scores(path, settings)
     data = DATA[args.data]()
-    scores: list[Score] = []
-    for model in args.models:
-        for batch in args.batches:
-            for seed in range(args.seeds):
-                case = Case.make(model, data, batch, seed)
-                for name in args.attacks:
-                    scores.append(case.attacked(name, args.iterations, args.seconds))
-                    if args.peer and name in NAMES:
-                        scores.append(case.attacked_by_peer(name, args.iterations))
-                    print(scores[-1], file=sys.stderr)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "scores.json").write_text(json.dumps([asdict(s) for s in scores], indent=1))
-    (args.out / "table.md").write_text(table(scores) + "\n")
-    plot(scores, args.out / "psnr.png")
-    print(table(scores))
+    first = Case.make("lenet", data, 1, 0)  # what imports and allocates once is nobody's time
+    first.attacked("inverting_gradients", 3, args.seconds)
+    if args.peer:
+        first.attacked_by_peer("inverting_gradients", 3, args.seconds)
+    for seed in range(args.seeds):
+        for model in args.models:
+            for batch in args.batches:
+                fill(scores, Case.make(model, data, batch, seed), args)
+    order = {name: i for i, name in enumerate(MODELS)}
+    rows = sorted(scores.rows, key=lambda s: (order[s.model], s.batch))
+    (args.out / "table.md").write_text(f"{beside(rows)}\n\n{table(rows)}\n")
+    heat_map(rows, args.out / "psnr.png")
+    print(table(rows))
+
+
+def fill(scores: Scores, case: Case, args: argparse.Namespace) -> None:
+    """Run the attacks on one gradient that have no row yet."""
+    where = case.name, len(case.inputs)
+    for name in args.attacks:
+        if (*where, name, case.seed) not in scores:
+            scores.add(case.attacked(name, args.iterations, args.seconds))
+            print(scores.rows[-1], file=sys.stderr)
+        theirs = (*where, PEER + name, case.seed)
+        if args.peer and name in NAMES and theirs not in scores:
+            scores.add(case.attacked_by_peer(name, args.iterations, args.seconds))
+            print(scores.rows[-1], file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attacks.base import NotApplicable, Problem
+from attacks.base import Interrupted, NotApplicable, Problem
 from attacks.features.front import tail_of
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import find_linear_pairs
@@ -45,6 +45,8 @@ def recover_features(problem: Problem, input_shape: tuple[int, ...]) -> Recovere
     NotApplicable
         If the model has no Linear - elementwise activation - Linear, or its activation is linear
         or quadratic.
+    Interrupted
+        If the tensor attack was: there is no time left to use what it found.
     """
     pairs = find_linear_pairs(problem.model, input_shape)
     if not pairs:
@@ -57,6 +59,8 @@ def recover_features(problem: Problem, input_shape: tuple[int, ...]) -> Recovere
         loss=problem.loss,
         generator=problem.generator,
     )
+    if found.info.get("interrupted"):
+        raise Interrupted
     labels = found.labels if tail.complete and found.labels is not None else found.inputs[:0]
     if problem.loss == "cross_entropy":
         labels = labels.flatten(1)[:, 0].long() if labels.dim() > 1 else labels.long()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import attacks
-from attacks import Attack, Interrupted, Knowledge
+from attacks import Attack, Interrupted, Knowledge, Reconstruction
 
 
 def mlp(activation=nn.ReLU):
@@ -46,6 +46,18 @@ def batch_normalised():
     )
 
 
+def imprinted():
+    """All units of the first layer see the mean, and begin to at the quantiles of its values."""
+    model = mlp()
+    first, second = model[1], model[3]
+    quantiles = torch.special.ndtri((torch.arange(160) + 0.5) / 160)
+    with torch.no_grad():
+        first.weight.fill_(1 / (64 * 160))
+        first.bias.copy_(-(0.5 + 0.036 * quantiles) / 160)
+        second.weight.copy_(torch.randn(5, 1).expand(5, 160))
+    return model
+
+
 @dataclass(frozen=True)
 class Row:
     attack: Callable[[], Attack]
@@ -62,6 +74,8 @@ TABLE = [
     Row(attacks.SpearAttack, mlp, 6, 1e-4),
     Row(attacks.PeelingAttack, mlp, 6, 1e-4),
     Row(attacks.AnalyticAttack, smooth_mlp, 1, 1e-4),
+    Row(attacks.ImprintAttack, imprinted, 4, 1e-3),
+    Row(attacks.FeatureInversion, convolutional, 2, 1e-2),
     Row(lambda: attacks.CocktailPartyAttack(500), smooth_mlp, 2, 0.5, labels=False),
     Row(lambda: attacks.DeepLeakage(600), convolutional, 1, 0.05),
     Row(lambda: attacks.DeepLeakage(600, labels="infer"), convolutional, 1, 0.05),
@@ -174,6 +188,17 @@ def test_an_interruption_returns_the_best_so_far(row, monkeypatch):
     assert found.info["interrupted"] is True
     assert len(found) == row.batch
     assert found.info["objective"] == pytest.approx(float(found.residual[0]))
+
+
+def test_an_interruption_before_the_descent_ends_the_attack(monkeypatch):
+    def interrupted(self, *args, **settings):
+        return Reconstruction(torch.zeros(0, 128), info={"interrupted": True})
+
+    monkeypatch.setattr(attacks.TensorAttack, "run", interrupted)
+    model, gradient, _, _ = problem(next(r for r in TABLE if r.model is convolutional))
+    found = attacks.FeatureMatching().run(model, gradient, input_shape=(1, 8, 8))
+    assert found.info["interrupted"] is True
+    assert found.info["evaluations"] == len(found) == 0
 
 
 @pytest.mark.parametrize("row", MATCHING, ids=lambda row: type(row.attack()).__name__)
