@@ -17,6 +17,8 @@ from attacks.tensor.certificate import acceptance, expected_phi
 from attacks.tensor.search import Candidates, Remainder, SearchSettings, propose
 from attacks.tensor.subspace import GradientSpace
 
+FEW = 8
+
 
 @dataclass
 class Found:
@@ -70,7 +72,8 @@ def peel(
     settings : SearchSettings
         How a round searches.
     patience : int
-        Rounds without a new sample after which to give up.
+        Rounds without a new sample after which to give up; three times as many for the last
+        `FEW`, where rounds are cheap and what is left tends to be samples much like each other.
     start : Found, optional
         Samples found before; not changed.
 
@@ -86,9 +89,14 @@ def peel(
     )
     idle = 0
     try:
-        while len(found) < B and idle < patience:
+        while len(found) < B:
+            last_few = B - len(found) <= FEW and not space.noisy
+            if idle >= patience * (3 if last_few else 1):
+                break
             rest = remainder(space, found.columns)
-            proposed = propose(space, weight @ rest.basis, rest, activation, generator, settings)
+            proposed = propose(
+                space, weight @ rest.basis, rest, activation, generator, settings, idle
+            )
             new = _accept(space, rest, found, proposed, idle)
             found.rounds.append({"missing": len(rest.spectrum), "new": new})
             idle = 0 if new else idle + 1

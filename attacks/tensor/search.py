@@ -12,13 +12,15 @@ from attacks.tensor.equation import SampleEquation
 from attacks.tensor.gates import away_from_kinks, fit_gates
 from attacks.tensor.moments import moment_slices, second_order_vanishes
 from attacks.tensor.smooth import Schedule, alone, minimise
-from attacks.tensor.starts import random_starts, tensor_starts
+from attacks.tensor.starts import along_line, random_starts, tensor_starts
 from attacks.tensor.subspace import GradientSpace
 from attacks.tensor.whitened import WhitenedEquation
 
 FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=16)
 NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100, precision=1e-3)
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
+SHARPER, CYCLE = 0.3, 4
+"""Factor by which kinks are blurred less after an idle round; starts again after so many rounds."""
 DOUBT = (0.1, 0.03, 0.01, 0.003)
 """Distances from a kink within which a unit is left out, in standard deviations, one stage each."""
 
@@ -90,6 +92,7 @@ def propose(
     activation: Activation,
     generator: torch.Generator,
     settings: SearchSettings,
+    idle: int = 0,
 ) -> Candidates:
     """Candidates for the missing samples.
 
@@ -107,15 +110,21 @@ def propose(
         Source of randomness.
     settings : SearchSettings
         How to search.
+    idle : int, default 0
+        Rounds in which the search has found nothing. Kinks are blurred less and less then: samples
+        much like each other are one minimum while the blur is wider than what tells them apart.
     """
     last = None if space.last is None else rest.basis.T @ space.last
-    X = _starts(space, weight, rest, last, activation, generator, settings)
+    X = _starts(space, weight, rest, last, activation, generator, settings, idle)
     if space.noisy and not len(activation.kinks):
         return _most_likely(space, weight, last, activation, X)
     rough = SampleEquation(space.Q, space.U, weight, last, torch.float32, centred=True)
     exact = SampleEquation(space.Q, space.U, weight, last)
+    if idle and last is not None and len(last) == 2 and activation.kind == "piecewise linear":
+        return _every_pattern(exact, weight, last, activation, settings.candidates)
     if len(activation.kinks):
-        X = _anneal(rough, X, activation, generator, settings.blur).double()
+        blur = tuple(width * SHARPER ** (idle % CYCLE) for width in settings.blur)
+        X = _anneal(rough, X, activation, generator, blur).double()
     else:
         X, phi = minimise(rough, X, activation.slope, FAR)
         X = X[alone(X, phi, 1e-6)].double()
@@ -153,12 +162,13 @@ def _starts(
     activation: Activation,
     generator: torch.Generator,
     settings: SearchSettings,
+    idle: int,
 ) -> Tensor:
     """Random points, half of them replaced by tensor candidates where these can be had."""
     k, K = weight.shape[1], space.U.shape[1]
     if k == 1 and last is not None:
         return (1 / last)[None]
-    count = min(settings.candidates, k + 8)
+    count = min(settings.candidates, (k + 8) * (1 + 2 * idle))
     X = random_starts(count, rest.spectrum, last, space.norm, generator)
     if not settings.tensor_step or K < 2 or k < 2:
         return X
@@ -187,6 +197,18 @@ def _anneal(
         X, phi = minimise(rough, X, activation.smoothed(width * spread), BLURRED)
         X = X[alone(X, phi, 1e-4)]
     return X
+
+
+def _every_pattern(
+    exact: SampleEquation, weight: Tensor, last: Tensor, activation: Activation, count: int
+) -> Candidates:
+    """The best of all gate patterns that occur on the line two last samples lie on."""
+    X = along_line(weight, last, activation.kinks)
+    states = [exact.evaluate(part, activation.slope) for part in X.split(count)]
+    phi = torch.cat([s.phi for s in states])
+    best = phi.argsort()[:count]
+    state = exact.evaluate(X[best], activation.slope)
+    return Candidates(X[best], state.column, state.delta, state.phi)
 
 
 def _gate_patterns(exact: SampleEquation, X: Tensor, activation: Activation) -> Candidates:

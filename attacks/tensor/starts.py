@@ -78,8 +78,9 @@ def place(
     """Scale directions to plausible samples.
 
     With a bias the last coordinate fixes scale and sign; where that would make a sample larger
-    than 1.3 times the typical norm it is shortened and moved back to ``last @ x == 1``. Without one
-    the norm is drawn within a factor of four around the typical one.
+    than 1.3 times the typical norm, and than up to three times the least norm there is, it is
+    shortened and moved back to ``last @ x == 1``. Without one the norm is drawn within a factor of
+    four around the typical one.
     """
     if last is None:
         draws = torch.rand(len(directions), 1, generator=generator, dtype=torch.float64)
@@ -89,5 +90,35 @@ def place(
     along = directions @ last
     along = torch.where(along.abs() < 1e-12, torch.full_like(along, 1e-12), along)
     X = directions / along[:, None]
-    X = X * (1.3 * norm / X.norm(dim=1, keepdim=True)).clamp_max(1)
+    draws = torch.rand(len(X), 1, generator=generator, dtype=torch.float64)
+    longest = (3 ** draws.to(X) / last.norm()).clamp_min(1.3 * norm)
+    X = X * (longest / X.norm(dim=1, keepdim=True)).clamp_max(1)
     return X + (1 - X @ last)[:, None] * last / (last @ last)
+
+
+def along_line(weight: Tensor, last: Tensor, kinks: Tensor) -> Tensor:
+    """One point per gate pattern where two samples are left: they lie on a line.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (m, 2)
+        First layer's weights in the coordinates of the search space.
+    last : Tensor of shape (2,)
+        The points satisfy ``last @ x == 1``.
+    kinks : Tensor of shape (k,)
+        Where the activation's slope jumps.
+
+    Returns
+    -------
+    Tensor of shape (n, 2)
+        In the middle between every two neighbouring points of the line at which a unit passes a
+        kink, n at most m k + 1.
+    """
+    foot = last / (last @ last)
+    direction = torch.stack([-last[1], last[0]]) / last.norm()
+    crossings = (kinks.to(weight) - (weight @ foot)[:, None]) / (weight @ direction)[:, None]
+    places = crossings[crossings.isfinite()].sort().values
+    reach = places.abs().median().expand(1)
+    ends = torch.cat([places[:1] - reach, places, places[-1:] + reach])
+    middle = (ends[1:] + ends[:-1]) / 2
+    return foot + middle[:, None] * direction

@@ -36,8 +36,13 @@ class Planted:
         return SampleEquation(self.space.Q, self.space.U, weight, self.space.last, centred=centred)
 
 
-def plant(function, *, batch=6, size=20, width=200, classes=5, seed=0, noise=0.0) -> Planted:
-    """Draw a layer pair and a batch, and build the gradients from their formulas."""
+def plant(
+    function, *, batch=6, size=20, width=200, classes=5, seed=0, noise=0.0, alike=None
+) -> Planted:
+    """Draw a layer pair and a batch, and build the gradients from their formulas.
+
+    With `alike` the second sample and its error differ from the first by that share only.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -48,6 +53,9 @@ def plant(function, *, batch=6, size=20, width=200, classes=5, seed=0, noise=0.0
     weight, outgoing = normal(width, size + 1) / size**0.5, normal(classes, width) / width**0.5
     errors = normal(batch, classes)
     errors = (errors - errors.mean(1, keepdim=True)) / batch
+    if alike is not None:
+        samples[1, :-1] = samples[0, :-1] + alike * samples[1, :-1]
+        errors[1] = errors[0] + alike * errors[1]
     z = samples @ weight.T
     columns = activation.slope(z)[0] * (errors @ outgoing)
     gradient = columns.T @ samples

@@ -13,9 +13,10 @@ from attacks.tensor.gates import fit_gates
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size
 from attacks.tensor.moments import moment_slices
-from attacks.tensor.search import NEAR
+from attacks.tensor.peeling import remainder
+from attacks.tensor.search import NEAR, SearchSettings, propose
 from attacks.tensor.smooth import alone, minimise
-from attacks.tensor.starts import place, random_starts, tensor_starts
+from attacks.tensor.starts import along_line, place, random_starts, tensor_starts
 from attacks.tensor.subspace import numerical_rank
 from tests.attacks.tensor.planted import plant
 
@@ -60,6 +61,36 @@ def test_centred_equation_vanishes_at_samples_and_repels_equal_slopes(function):
     middle = (last / (last @ last))[None]  # the shortest input there is
     around = [e.evaluate(middle, truth.activation.slope).phi for e in (plain, centred)]
     assert around[1] > 2 * around[0]
+
+
+def test_every_gate_pattern_on_a_line_occurs_once():
+    g = torch.Generator().manual_seed(3)
+    weight = torch.randn(30, 2, generator=g, dtype=torch.float64)
+    last = torch.randn(2, generator=g, dtype=torch.float64)
+    kinks = torch.tensor([-0.5, 0.3], dtype=torch.float64)
+    points = along_line(weight, last, kinks)
+    assert len(points) == 61
+    assert torch.allclose(points @ last, torch.ones_like(points[:, 0]))
+    patterns = torch.bucketize(points @ weight.T, kinks)
+    steps = (patterns[1:] - patterns[:-1]).abs().sum(1)
+    assert (steps == 1).all()  # neighbours differ by one unit at one kink
+
+
+def test_last_two_samples_much_like_each_other_are_told_apart():
+    truth = plant(nn.ReLU(), width=400, alike=0.03)
+    columns = nn.functional.normalize(truth.columns, dim=1)
+    rest = remainder(truth.space, columns[2:])
+    found = propose(
+        truth.space,
+        truth.layer.weight @ truth.space.V @ rest.basis,
+        rest,
+        truth.activation,
+        torch.Generator().manual_seed(0),
+        SearchSettings(96, (0.15, 0.05), tensor_step=True),
+        idle=1,
+    )
+    best = found.columns[found.phi.argsort()[:2]]
+    assert (best @ columns[:2].T).abs().max(0).values.min() > 1 - 1e-9
 
 
 @pytest.mark.parametrize("centred", [False, True])
