@@ -14,16 +14,8 @@ import torch
 from torch import Tensor
 
 from attacks.updates.client import ReducedClient, Tensors
-from attacks.updates.finish import (
-    Hypothesis,
-    Map,
-    Scaling,
-    column_metric,
-    difference,
-    free_directions,
-    levenberg_marquardt,
-    linearised,
-)
+from attacks.updates.finish import Hypothesis, column_metric, difference, free_directions
+from attacks.updates.least_squares import Map, Scaling, levenberg_marquardt, linearised
 from attacks.updates.membership import greedy
 
 

@@ -10,17 +10,15 @@ precondition it, since sample scales differ by decades.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attacks.updates.client import ReducedClient, Tensors
+from attacks.updates.least_squares import Scaling, levenberg_marquardt
 
-Map = Callable[[Tensor], Tensor]
-
-SHAKES = (0.1, 0.3, 1.0, 0.03) * 5
+SHAKES = (0.3, 3.0, 1.0, 10.0) * 4
 """Disturbances tried at a fixed point that explains too little, relative to its misfit."""
 
 
@@ -94,65 +92,6 @@ def gauss_newton(
     return z @ free.T + fixed, error
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """How strongly each unknown moves the residual: a positive definite matrix and its inverse."""
-
-    apply: Map
-    solve: Map
-
-
-def levenberg_marquardt(
-    residual: Map,
-    start: Tensor,
-    scaling_of: Callable[[Tensor], Scaling],
-    goal: float,
-    iterations: int = 60,
-    inner: int = 80,
-) -> tuple[Tensor, float]:
-    """Minimise the norm of a residual until it is below `goal` or no longer shrinks.
-
-    Parameters
-    ----------
-    residual : callable
-        Differentiable, from a tensor of the unknowns' shape to a vector.
-    start : Tensor
-    scaling_of : callable
-        The damping's metric at a point, which also preconditions the conjugate gradients.
-    goal : float
-    iterations, inner : int
-        Most steps, and most conjugate gradient iterations in each.
-    """
-    at, damping, idle = start, 1e-3, 0
-    error, push, pull = linearised(residual, at)
-    mark = float(error.norm())
-    for count in range(iterations):
-        size = float(error.norm())
-        if idle == 6 or size < goal:
-            break
-        if count % 8 == 7:
-            if size > 0.8 * mark:
-                break
-            mark = size
-        scaling = scaling_of(at)
-
-        def curvature(p: Tensor, A: Map = push, At: Map = pull, s: Scaling = scaling) -> Tensor:
-            return At(A(p)) + damping * s.apply(p)  # noqa: B023
-
-        step = conjugate_gradients(
-            curvature, -pull(error), scaling.solve, inner, min(0.1, max(1e-3, size))
-        )
-        changed = linearised(residual, at + step)
-        ahead = float(changed[0].norm())
-        if ahead < size:
-            idle = 0 if ahead < 0.9 * size else idle + 1
-            at, (error, push, pull) = at + step, changed
-            damping = max(damping / 6, 1e-10)
-        else:
-            damping, idle = damping * 6, idle + 1
-    return at, float(error.norm())
-
-
 def column_metric(
     client: ReducedClient, observed: Tensors, guess: Hypothesis, points: Tensor
 ) -> Tensor:
@@ -161,27 +100,6 @@ def column_metric(
     D = D / observed[f"{client.hidden}.weight"].norm()
     metric = D.T @ D
     return metric + 1e-9 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
-
-
-def linearised(function: Map, at: Tensor) -> tuple[Tensor, Map, Map]:
-    """Return a function's value, and the products of its Jacobian and of the transposed one.
-
-    The transposed product is linear in its argument, so its own derivative is the Jacobian; both
-    reuse one graph.
-    """
-    with torch.enable_grad():
-        at = at.detach().requires_grad_(True)
-        value = function(at)
-        dual = torch.zeros_like(value, requires_grad=True)
-        (transposed,) = torch.autograd.grad(value, at, dual, create_graph=True)
-
-    def push(vector: Tensor) -> Tensor:
-        return torch.autograd.grad(transposed, dual, vector, retain_graph=True)[0]
-
-    def pull(vector: Tensor) -> Tensor:
-        return torch.autograd.grad(value, at, vector, retain_graph=True)[0]
-
-    return value.detach(), push, pull
 
 
 def fixed_point(
@@ -209,7 +127,7 @@ def fixed_point(
             break
         noise = torch.randn(len(best), free.shape[1], generator=generator, dtype=torch.float64)
         noise = noise.to(best) @ free.T
-        size = min(size * least, 0.3)
+        size = min(size * least, 0.1)
         noise = noise * size * best.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
         points, error = _walk(client, observed, guess, best + noise, last, robust)
         if error < least:
@@ -278,23 +196,3 @@ def free_directions(width: int, last: Tensor | None, like: Tensor) -> Tensor:
     if last is None:
         return torch.eye(width).to(like)
     return torch.linalg.qr(last[:, None], mode="complete").Q[:, 1:]
-
-
-def conjugate_gradients(
-    matvec: Map, rhs: Tensor, precondition: Map, iterations: int, tolerance: float = 1e-3
-) -> Tensor:
-    """Solve ``matvec(x) == rhs`` for a positive definite matrix."""
-    x, r = torch.zeros_like(rhs), rhs
-    z = precondition(r)
-    p, rz = z, (r * z).sum()
-    goal = tolerance**2 * rz
-    for _ in range(iterations):
-        q = matvec(p)
-        alpha = rz / (p * q).sum().clamp_min(1e-300)
-        x, r = x + alpha * p, r - alpha * q
-        z = precondition(r)
-        fresh = (r * z).sum()
-        if bool(fresh <= goal):
-            break
-        p, rz = z + fresh / rz.clamp_min(1e-300) * p, fresh
-    return x
