@@ -67,13 +67,19 @@ class LocalWork:
     Attributes
     ----------
     steps : int
-        Steps of plain SGD behind one update, at least 1.
+        Optimiser steps behind one update, at least 1.
     lr : float, optional
         Their learning rate; needed to follow more than one step.
+    momentum : float
+        Of the SGD steps, as in ``torch.optim.SGD``: 0 for plain SGD.
+    optimizer : str
+        "sgd", or the name of another optimiser, whose steps are no sums of gradients.
     """
 
     steps: int = 1
     lr: float | None = None
+    momentum: float = 0.0
+    optimizer: str = "sgd"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fl_sim.data.seeds import Stream, torch_generator
 from fl_sim.defenses import Defense, build_defenses, defend
 from fl_sim.faults import FAULTS
 from fl_sim.federation import Batches, Federation, federation_of
-from fl_sim.local import local_sgd, step_gradient, torch_threads
+from fl_sim.local import local_adam, local_sgd, step_gradient, torch_threads
 from fl_sim.models import build_model
 from strategies.cohort import PARTITION_KEY, partition_of
 
@@ -95,7 +95,11 @@ def _update(
     if config["clients"]["reply"] == "gradient":
         gradient, loss = gradient_of(model, inputs[0], targets[0])
         return {name: value.cpu() for name, value in gradient.items()}, loss
-    losses = local_sgd(model, inputs, targets, config["clients"]["lr"], gradient_of)
+    clients = config["clients"]
+    work = local_adam
+    if clients["optimizer"] == "sgd":
+        work = partial(local_sgd, momentum=clients["momentum"])
+    losses = work(model, inputs, targets, clients["lr"], gradient_of)
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}, losses[0]
 
 

@@ -31,6 +31,13 @@ class Reply(StrEnum):
     gradient = "gradient"
 
 
+class Optimizer(StrEnum):
+    """How clients step along their gradients."""
+
+    sgd = "sgd"
+    adam = "adam"
+
+
 class LossName(StrEnum):
     """The clients' loss, mean-reduced."""
 
@@ -62,6 +69,8 @@ class ClientsConfig:
     batch_size: int = 32
     reply: Reply = Reply.weights
     local_steps: int = 1
+    optimizer: Optimizer = Optimizer.sgd
+    momentum: float = 0.0  # of sgd
     lr: float = 0.1
     faults: Any = None  # {client: raise, nan or shape}, see fl_sim.faults
     threads: int = 1  # of one client's training; 1 gives the same bits on every backend

@@ -19,6 +19,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Every loss takes outputs and targets and is reduced to the mean."""
 
 Tensors = dict[str, Tensor]
+GradientOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensors, float]]
 
 
 def local_gradient(
@@ -115,9 +116,10 @@ def local_sgd(
     inputs: Tensor,
     targets: Tensor,
     lr: float,
-    gradient_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensors, float]],
+    gradient_of: GradientOf,
+    momentum: float = 0.0,
 ) -> list[float]:
-    """Take one step of plain SGD per batch, in place.
+    """Take one step of SGD per batch, in place.
 
     Parameters
     ----------
@@ -127,19 +129,46 @@ def local_sgd(
     lr : float
         Learning rate.
     gradient_of : callable (model, inputs, target) -> (gradient, loss)
+    momentum : float, default 0.0
+        Each step goes along the gradient plus this times the step before.
 
     Returns
     -------
     list of float
         The loss before each step.
     """
-    losses = []
+    losses: list[float] = []
+    velocity: Tensors = {}
     for x, y in zip(inputs, targets, strict=True):
         gradient, value = gradient_of(model, x, y)
         losses.append(value)
+        if momentum and velocity:
+            gradient = {name: momentum * velocity[name] + g for name, g in gradient.items()}
+        velocity = gradient
         with torch.no_grad():
             for name, parameter in _trainable(model):
-                parameter.sub_(lr * gradient[name])
+                parameter.sub_(lr * velocity[name])
+    return losses
+
+
+def local_adam(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    lr: float,
+    gradient_of: GradientOf,
+) -> list[float]:
+    """Take one step of Adam per batch, in place, with PyTorch's defaults; as `local_sgd`."""
+    losses = []
+    named = _trainable(model)
+    optimizer = torch.optim.Adam([p for _, p in named], lr=lr)
+    for x, y in zip(inputs, targets, strict=True):
+        gradient, value = gradient_of(model, x, y)
+        losses.append(value)
+        for name, parameter in named:
+            parameter.grad = gradient[name]
+        optimizer.step()
+        optimizer.zero_grad()
     return losses
 
 

@@ -80,6 +80,8 @@ def build_strategy(
         reply=str(clients.reply),
         lr=clients.lr,
         local_steps=clients.local_steps,
+        momentum=clients.momentum,
+        optimizer=str(clients.optimizer),
         input_shape=federation.data.image_shape,
         loss=str(config.loss),
         knows=granted(config.attack.knows, federation, model),

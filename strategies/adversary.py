@@ -83,7 +83,11 @@ class HonestButCurious(StrategyWrapper):
     lr : float, optional
         The clients' learning rate; by default the entry "lr" of the training configuration sent.
     local_steps : int, default 1
-        SGD steps behind each reply.
+        Optimiser steps behind each reply.
+    momentum : float, default 0.0
+        Of those steps.
+    optimizer : str, default "sgd"
+        Their name.
     input_shape : tuple of int, optional
         Shape of one input of the model.
     loss : "cross_entropy" or "mse", default "cross_entropy"
@@ -121,6 +125,8 @@ class HonestButCurious(StrategyWrapper):
         reply: ReplyKind = "weights",
         lr: float | None = None,
         local_steps: int = 1,
+        momentum: float = 0.0,
+        optimizer: str = "sgd",
         input_shape: tuple[int, ...] | None = None,
         loss: Loss = "cross_entropy",
         knows: Knowledge | Callable[[int, int, nn.Module], Knowledge] | None = None,
@@ -145,6 +151,8 @@ class HonestButCurious(StrategyWrapper):
         self.reply: ReplyKind = reply
         self.lr = lr
         self.local_steps = local_steps
+        self.momentum = momentum
+        self.optimizer = optimizer
         self.input_shape = input_shape
         self.loss: Loss = loss
         self.knows = knows
@@ -244,7 +252,7 @@ class HonestButCurious(StrategyWrapper):
             input_shape=self.input_shape,
             loss=self.loss,
             knows=Knowledge(),
-            local=LocalWork(self.local_steps, self._learning_rate()),
+            local=LocalWork(self.local_steps, self._learning_rate(), self.momentum, self.optimizer),
         )
 
     def _learning_rate(self) -> float | None:

@@ -31,10 +31,11 @@ EXPLAINED = 20.0
 
 
 class UpdateTensorAttack(TensorAttack):
-    """`TensorAttack` for clients that take several steps of plain SGD at a public learning rate.
+    """`TensorAttack` for clients that take several steps of SGD at a public learning rate.
 
-    All steps take the same batch, or each takes its own (one epoch of mini-batches); which of the
-    two it was is read off the update. One step, and the squared loss, are left to `TensorAttack`.
+    All steps take the same batch, or each takes its own (one epoch of mini-batches), or several
+    epochs do (smooth activations); which it was is read off the update. Momentum is followed if it
+    is public. One step, and the squared loss, are left to `TensorAttack`.
 
     Parameters
     ----------
@@ -58,7 +59,14 @@ class UpdateTensorAttack(TensorAttack):
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct all samples of the update; see `Attack.run`."""
         local = problem.local
-        if local.steps == 1 or not self.unroll or problem.loss != "cross_entropy":
+        if not self.unroll or problem.loss != "cross_entropy":
+            return super().reconstruct(problem)
+        if local.optimizer != "sgd":
+            raise NotApplicable(
+                f"The steps of {local.optimizer} are no sums of gradients, so the update's row "
+                "space is not the span of the samples."
+            )
+        if local.steps == 1:
             return super().reconstruct(problem)
         if local.lr is None:
             raise NotApplicable("Following several local steps needs their learning rate.")
@@ -78,7 +86,7 @@ class UpdateTensorAttack(TensorAttack):
             pair=pair,
             total=total,
             space=space,
-            client=reduced_client(problem.model, pair, layer, space, local.lr),
+            client=reduced_client(problem.model, pair, layer, space, local.lr, local.momentum),
             observed=reduced_update(total, pair, layer, space),
             settings=settings,
             goal=EXPLAINED * noise,

@@ -32,18 +32,21 @@ class ReducedClient:
         Name of that layer.
     lr : float
         Learning rate.
+    momentum : float
+        As in ``torch.optim.SGD``.
     """
 
     model: nn.Module
     hidden: str
     lr: float
+    momentum: float = 0.0
 
     def parameters(self) -> Tensors:
         """Return the parameters that were sent."""
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def update(self, points: Tensor, labels: Tensor, order: Tensor) -> Tensors:
-        """Sum of the steps' gradients, differentiable in the points.
+        """Sum of the steps over the learning rate, differentiable in the points.
 
         Parameters
         ----------
@@ -65,19 +68,31 @@ class ReducedClient:
         """
         state = self.parameters()
         total = {name: torch.zeros_like(value) for name, value in state.items()}
+        step: Tensors = {}
         for chosen, share in zip(order, shares, strict=True):
-            step = self._gradient(state, points[chosen], labels[chosen], share)
+            gradient = self._gradient(state, points[chosen], labels[chosen], share)
+            step = self._followed(step, gradient)
             state = {name: value - self.lr * step[name] for name, value in state.items()}
             total = {name: value + step[name] for name, value in total.items()}
         return total
 
+    def weight(self, step: int, steps: int) -> float:
+        """How often the gradient of a step (from 0) counts in the sum of all steps."""
+        return sum(self.momentum**later for later in range(steps - step))
+
     def path(self, points: Tensor, labels: Tensor, order: Tensor, shares: Tensor) -> list[Tensors]:
         """Return the parameters (k + 1 of them) before each step and after the last."""
         states = [self.parameters()]
+        step: Tensors = {}
         for chosen, share in zip(order, shares, strict=True):
-            step = self._gradient(states[-1], points[chosen], labels[chosen], share)
+            gradient = self._gradient(states[-1], points[chosen], labels[chosen], share)
+            step = self._followed(step, gradient)
             states.append({n: (v - self.lr * step[n]).detach() for n, v in states[-1].items()})
         return states
+
+    def _followed(self, step: Tensors, gradient: Tensors) -> Tensors:
+        """Return the step after one step, which momentum makes more than a gradient."""
+        return followed(step, gradient, self.momentum)
 
     def _gradient(self, state: Tensors, x: Tensor, y: Tensor, share: Tensor) -> Tensors:
         with torch.enable_grad():
@@ -129,23 +144,31 @@ class ReducedClient:
         handle = layer.register_forward_hook(lambda _, __, output: caught.append(output))
         state = self.parameters()
         columns = points.new_zeros(len(points), len(state[f"{self.hidden}.weight"]))
+        step: Tensors = {}
         try:
-            for chosen in order:
+            for t, chosen in enumerate(order):
                 caught.clear()
                 at = {name: value.requires_grad_() for name, value in state.items()}
                 output = functional_call(self.model, at, (points[chosen],))
                 loss = nn.functional.cross_entropy(output, labels[chosen])
-                inner, *step = torch.autograd.grad(loss, [caught[0], *at.values()])
-                columns = columns.index_add(0, chosen, inner)
-                moved = zip(at.items(), step, strict=True)
-                state = {name: (value - self.lr * g).detach() for (name, value), g in moved}
+                inner, *each = torch.autograd.grad(loss, [caught[0], *at.values()])
+                columns = columns.index_add(0, chosen, self.weight(t, len(order)) * inner)
+                step = self._followed(step, dict(zip(at, each, strict=True)))
+                state = {
+                    name: (value - self.lr * step[name]).detach() for name, value in at.items()
+                }
         finally:
             handle.remove()
         return columns.T.detach()
 
 
 def reduced_client(
-    model: nn.Module, pair: LinearPair, layer: LayerGradient, space: GradientSpace, lr: float
+    model: nn.Module,
+    pair: LinearPair,
+    layer: LayerGradient,
+    space: GradientSpace,
+    lr: float,
+    momentum: float = 0.0,
 ) -> ReducedClient:
     """Return the client with its first layer in the coordinates of a row space."""
     small = private_copy(model).double()
@@ -154,7 +177,7 @@ def reduced_client(
     slim.weight = nn.Parameter(weight)
     owner, _, name = pair.hidden.rpartition(".")
     setattr(small.get_submodule(owner), name, slim)
-    return ReducedClient(small, pair.hidden, lr)
+    return ReducedClient(small, pair.hidden, lr, momentum)
 
 
 def reduced_update(
@@ -166,12 +189,28 @@ def reduced_update(
     return {weight: layer.gradient @ space.V, **kept}
 
 
-def stepped(model: nn.Module, inputs: Tensor, labels: Tensor, lr: float) -> Tensors:
-    """Take one step of a float64 model in place, and return the gradient it went along."""
+def followed(step: Tensors, gradient: Tensors, momentum: float) -> Tensors:
+    """Return the step of SGD that follows another (empty before the first)."""
+    if not step or not momentum:
+        return gradient
+    return {name: g + momentum * step[name] for name, g in gradient.items()}
+
+
+def stepped(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    lr: float,
+    momentum: float = 0.0,
+    before: Tensors | None = None,
+) -> tuple[Tensors, Tensors]:
+    """Take one step of a float64 model in place; return its gradient, and what it went along."""
     loss = nn.functional.cross_entropy(model(inputs), labels)
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters)
+    gradient = dict(zip(names, gradients, strict=True))
+    step = followed(before or {}, gradient, momentum)
     with torch.no_grad():
-        for parameter, g in zip(parameters, gradients, strict=True):
-            cast(Tensor, parameter).sub_(lr * g)
-    return dict(zip(names, gradients, strict=True))
+        for name, parameter in zip(names, parameters, strict=True):
+            cast(Tensor, parameter).sub_(lr * step[name])
+    return gradient, step

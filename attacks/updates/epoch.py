@@ -49,7 +49,7 @@ def peel_smooth(
     None, if the update does not look like such an epoch: its rank is no multiple of the steps, or
     no first batch fits.
     """
-    steps, lr = problem.local.steps, problem.local.lr
+    steps, lr, momentum = problem.local.steps, problem.local.lr, problem.local.momentum
     assert lr is not None
     model = private_copy(problem.model).double()
     origin = update_space(problem, pair, total)
@@ -57,6 +57,7 @@ def peel_smooth(
     if odd or size == 0:
         return None
     left, inputs, labels = dict(total), [], []
+    step: Tensors = {}
     for t in range(steps):
         layer = layer_gradient(replace(problem, model=model, gradient=left), pair)
         space = truncated(gradient_space(layer), origin.rank - t * size)
@@ -71,8 +72,9 @@ def peel_smooth(
         classes = sign_free_labels(model, pair.outgoing, batch, delta)
         inputs.append(samples)
         labels.append(classes)
-        gradient = stepped(model, batch, classes, lr)
-        left = {name: value.double() - gradient[name] for name, value in left.items()}
+        gradient, step = stepped(model, batch, classes, lr, momentum, step)
+        counted = sum(momentum**later for later in range(steps - t))
+        left = {name: value.double() - counted * gradient[name] for name, value in left.items()}
     if not inputs:
         return None
     points = torch.cat(inputs) @ origin.V

@@ -28,15 +28,14 @@ def samples(count, inputs=60, seed=1):
     return x, torch.randint(6, (count,), generator=generator)
 
 
-def mean_gradient(model, inputs, labels, order, lr):
+def mean_gradient(model, inputs, labels, order, lr, momentum=0.0):
     """Clients take float32 steps; the server divides what they moved by lr and steps."""
     work = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(work.parameters(), lr=lr, momentum=momentum)
     for chosen in order:
-        loss = nn.functional.cross_entropy(work(inputs[chosen]), labels[chosen])
-        gradients = torch.autograd.grad(loss, list(work.parameters()))
-        with torch.no_grad():
-            for parameter, g in zip(work.parameters(), gradients, strict=True):
-                parameter -= lr * g
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(work(inputs[chosen]), labels[chosen]).backward()
+        optimizer.step()
     moved = zip(model.named_parameters(), work.parameters(), strict=True)
     scale = lr * len(order)
     return {n: (p.detach().double() - q.detach().double()) / scale for (n, p), q in moved}
@@ -94,6 +93,25 @@ def test_every_sample_of_several_steps_is_read_and_certified(activation, order, 
     near = torch.cdist(inputs.double(), found.inputs.double()).argmin(1)
     assert torch.equal(found.labels[near], labels)
     assert found.info["steps_took"] == took(order)
+
+
+@pytest.mark.parametrize("order", [epoch(8, 4), same(8, 3)])
+def test_momentum_is_followed_if_it_is_public(order):
+    inputs, labels = samples(8)
+    model = network(nn.Tanh)
+    gradient = mean_gradient(model, inputs, labels, order, 0.02, momentum=0.9)
+    known = LocalWork(len(order), 0.02, momentum=0.9)
+    found = UpdateTensorAttack().run(model, gradient, local=known)
+    assert worst_error(found, inputs) < 1e-3
+    assert found.certified.all()
+
+
+def test_adam_is_said_to_be_out_of_reach():
+    model = network(nn.GELU)
+    inputs, labels = samples(4)
+    gradient = mean_gradient(model, inputs, labels, same(4, 1), 0.1)
+    with pytest.raises(NotApplicable, match="adam are no sums of gradients"):
+        UpdateTensorAttack().run(model, gradient, local=LocalWork(1, 0.1, optimizer="adam"))
 
 
 def test_without_unrolling_the_same_update_is_read_worse():
