@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import Attack, Interrupted, Knowledge, NotApplicable
-from benchmarks.compare_show import PEER, Score, Scores, beside, heat_map, table
+from benchmarks.compare_show import PEER, Score, Scores, beside, heat_map, overview, table
 from benchmarks.peers import NAMES, run_breaching
 from fl_sim.data import ImageData
 from fl_sim.data.bundled import fashion_mnist_mini
@@ -187,8 +187,8 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=60, help="CPU time per attack")
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=30, help="CPU time per attack")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", choices=["breaching"])
     parser.add_argument("--quick", action="store_true", help="mlp, batches of 1 and 4, one seed")
@@ -214,7 +214,8 @@ def main() -> None:
                 fill(scores, Case.make(model, data, batch, seed), args)
     order = {name: i for i, name in enumerate(MODELS)}
     rows = sorted(scores.rows, key=lambda s: (order[s.model], s.batch))
-    (args.out / "table.md").write_text(f"{beside(rows)}\n\n{table(rows)}\n")
+    parts = [overview(rows, batch) for batch in dict.fromkeys(s.batch for s in rows)]
+    (args.out / "table.md").write_text("\n\n".join([*parts, beside(rows), table(rows)]) + "\n")
     heat_map(rows, args.out / "psnr.png")
     print(table(rows))
 

@@ -114,6 +114,26 @@ def table(scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
+def overview(scores: Sequence[Score], batch: int) -> str:
+    """Markdown: attacks by models; PSNR, the peer's in parentheses, and how many are exact."""
+    groups = {(m, a): rows for (m, b, a), rows in grouped(scores).items() if b == batch}
+    models = list(dict.fromkeys(m for m, _ in groups))
+    own = dict.fromkeys(a for _, a in groups if not a.startswith(PEER))
+    lines = [f"| B = {batch} | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
+    for attack in own:
+        cells = []
+        for model in models:
+            rows, theirs = groups.get((model, attack), []), groups.get((model, PEER + attack), [])
+            cell = _median([r.psnr for r in rows], ".1f")
+            if (peers := _median([r.psnr for r in theirs], ".1f")) != "-":
+                cell += f" ({peers})"
+            if exact := statistics.median([r.exact for r in rows] or [0]):
+                cell += f", {exact:g} exact"
+            cells.append(cell)
+        lines.append(f"| {attack} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def beside(scores: Sequence[Score]) -> str:
     """Markdown: our Inverting Gradients beside a peer's after equally many iterations."""
     lines = [
