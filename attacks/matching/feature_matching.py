@@ -1,9 +1,9 @@
 """Feature matching (arXiv 2402.09478): the tensor step helps an optimisation attack.
 
 Deeper in a network, at its first Linear - activation - Linear, the tensor attack recovers what
-enters the linear layer: each sample's features. Matching of the cosine, as in `InvertingGradients`,
-then runs with a term that pulls every candidate's features towards one recovered vector, and
-optionally with candidates rendered by an untrained U-Net.
+enters the linear layer: each sample's features. Cosine matching then runs with a term that pulls
+every candidate's features towards one recovered vector, and optionally with candidates rendered by
+an untrained U-Net.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attacks.base import NotApplicable
 from attacks.matching.attack import MatchingAttack, Setting
 from attacks.matching.core import Best, Match, Start, descend
 from attacks.matching.features import RecoveredFeatures, recover_features
-from attacks.matching.objective import cosine, logarithm
+from attacks.matching.objective import cosine
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import Features, ForwardPrior, total_variation
 from attacks.matching.unet import untrained_unet
@@ -34,7 +34,7 @@ class FeatureMatching(MatchingAttack):
         Descents from different starts; the best objective wins.
     features : float, default 1.0
         Weight of 1 - cos^2 between a candidate's features and the recovered ones.
-    tv : float, default 0.1
+    tv : float, default 0.02
         Weight of the total variation.
     lr : float, default 0.1
         Step size of signed Adam on pixels.
@@ -51,7 +51,7 @@ class FeatureMatching(MatchingAttack):
         iterations: int = 2000,
         restarts: int = 1,
         features: float = 1.0,
-        tv: float = 0.1,
+        tv: float = 0.02,
         lr: float = 0.1,
         image_prior: bool = False,
         prior_lr: float = 0.003,
@@ -76,8 +76,7 @@ class FeatureMatching(MatchingAttack):
         if len(known.features):
             features = known.features[:size].to(setting.target[0])
             forward = [(self.features, Features(setting.client.model, known.layer, features))]
-        distance = logarithm(cosine(setting.target))
-        match = Match(setting.client, distance, [(self.tv, total_variation)], forward)
+        match = Match(setting.client, cosine(setting.target), [(self.tv, total_variation)], forward)
         labels = matching_labels(setting, known)
         lowest = []
         for _ in range(self.restarts):
