@@ -123,7 +123,7 @@ def proved(end: Solved, span: Span, features: Tensor) -> bool:
 
 
 def repeated(x: Tensor, certified: Tensor) -> Tensor:
-    """Which images (n, pixels) equal, within `WORST_ERROR`, an earlier one; both certified, (n,)."""
+    """Which of n images equal, within `WORST_ERROR`, an earlier one, both of them certified."""
     near = torch.cdist(x, x) < WORST_ERROR * x.norm(dim=1)
     both = near & certified & certified[:, None]
     return both.tril(-1).any(1)
