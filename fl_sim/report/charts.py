@@ -60,14 +60,14 @@ class Chart:
     words: str
 
 
-def charts(results: Results) -> list[Chart]:
-    """Return the curves a run has data for."""
+def charts(results: Results, rounds: bool = True) -> list[Chart]:
+    """Return the curves a run has data for, those over its rounds only if asked."""
     made = []
     if any(e is not None for row in results.attacks for e in row.relative_error):
         made.append(error_chart(results.attacks))
-    if len({row.round for row in results.attacks}) > 1:
+    if rounds and len({row.round for row in results.attacks}) > 1:
         made.append(recovery_chart(results.attacks))
-    if max((row.round for row in results.training), default=0) > 1:
+    if rounds and max((row.round for row in results.training), default=0) > 1:
         made += training_charts(results.training)
     return made
 

@@ -48,6 +48,7 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     results = Results.load(folder)
     gallery, note = load_gallery(folder)
+    trajectory = trajectory_chart(results)
     sheet, sheet_words = _contact_sheet(gallery)
     return write_page(
         folder / REPORT_FILE,
@@ -64,8 +65,8 @@ def write_report(folder: Path) -> Path:
         small_tile=tile_side(gallery, goal=56),
         marks=MARKS,
         gallery_note=note,
-        charts=charts(results),
-        trajectory=trajectory_chart(results),
+        charts=charts(results, rounds=trajectory is None),
+        trajectory=trajectory,
         rows=results.attacks,
         middle=_middle,
         worst=_worst,

@@ -28,6 +28,7 @@ from fl_sim.report.runs import (
     shared_keys,
     swept_axes,
 )
+from fl_sim.report.strength_chart import strength_charts
 from fl_sim.report.verdict import Verdict, judge_sweep
 
 SWEEP_PAGE = "sweep.html"
@@ -139,6 +140,7 @@ def _write_page(folder: Path, runs: list[Run], axes: list[Axis]) -> Path:
         heat=drawn,
         frontier=points,
         frontier_chart=frontier_chart(points) if points else None,
+        strengths=strength_charts(points),
         across=across,
         down=down,
         broken=[run for run in runs if run.problem],

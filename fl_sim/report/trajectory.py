@@ -46,7 +46,7 @@ def trajectory_chart(results: Results) -> Chart | None:
         _band(axes, rounds, alike, SEAL, "median SSIM", (0, (4, 2)))
         _band(axes, [t.round for t in results.training], learned, INK, "test accuracy", "-")
         axes.set_ylim(-0.03, 1.08)
-        axes.yaxis.set_major_formatter(lambda y, _: share(y) if 0 <= y <= 1 else "")
+        axes.yaxis.set_major_formatter(lambda y, _: share(round(y, 6)))
         axes.xaxis.set_major_locator(whole_numbers())
         axes.set_xlabel("round")
         axes.legend(loc="lower right", ncols=3, fontsize=8)

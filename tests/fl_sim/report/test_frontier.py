@@ -6,6 +6,7 @@ from fl_sim.records import TrainingRow
 from fl_sim.report.frontier import UNDEFENDED, frontier
 from fl_sim.report.frontier_chart import frontier_chart
 from fl_sim.report.runs import find_runs, swept_axes
+from fl_sim.report.strength_chart import strength_charts
 from fl_sim.report.sweep import write_sweep_report
 from tests.fl_sim.report.synthetic import attacked, write_run
 
@@ -95,3 +96,27 @@ def test_the_page_has_plot_and_table(sweep):
     assert "6 settings" in chart.words
     assert "pruning 0.1" in chart.words
     assert "Pruning (keep)" in chart.svg
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """DP-SGD at five multipliers; exact reading ends at the third, any at the fourth."""
+    found = [[1e-7] * 4, [1e-7, 0.1, 0.1, 0.1], [0.3] * 4, [0.97] * 4, [None] * 4]
+    write(tmp_path / "plain", 0.8, [1e-7] * 4)
+    for k, errors in enumerate(found):
+        defence = {"dp_sgd": {"_target_": "d.DpSgd", "noise_multiplier": 10.0 ** (k - 4)}}
+        write(tmp_path / str(k), 0.8 - 0.1 * k, errors, 10.0 ** (4 - k), defense=defence)
+    return tmp_path
+
+
+def test_a_defence_with_many_strengths_has_a_curve_with_its_budgets(noisy):
+    (chart,) = strength_charts(list(points_of(noisy).values()))
+    assert chart.title == "DP-SGD over its strength"
+    assert "exactly from noise multiplier 0.01 on (accuracy 60.0 %, ε 1e2)" in chart.words
+    assert "SSIM is below 0.1 from noise multiplier 0.1 on (accuracy 50.0 %, ε 10)" in chart.words
+    assert "ε it buys" in chart.svg
+    assert chart.title in write_sweep_report(noisy).read_text()
+
+
+def test_few_strengths_have_none(sweep):
+    assert strength_charts(list(points_of(sweep).values())) == []
