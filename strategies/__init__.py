@@ -5,6 +5,7 @@ from strategies.adversary import COHORT, HonestButCurious, Observation
 from strategies.cohort import SeededCohort, partition_of, sample_cohort
 from strategies.fedsgd import FedSGD
 from strategies.guard import DropInvalidUpdates
+from strategies.remembering import Remembering
 from strategies.secagg_plus import SecAggPlus
 from strategies.secure_aggregation import SecureAggregation
 from strategies.update import InvalidUpdate, UpdateRule
@@ -19,6 +20,7 @@ __all__ = [
     "HonestButCurious",
     "InvalidUpdate",
     "Observation",
+    "Remembering",
     "SecAggPlus",
     "SecureAggregation",
     "SeededCohort",
