@@ -1,4 +1,4 @@
-"""One defence over its strength: what leaks, what is learned, and the budget, from the same runs."""
+"""One defence over its strength: what leaks, what is learned, and the budget it buys."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def noisy(tmp_path):
 def test_a_defence_with_many_strengths_has_a_curve_with_its_budgets(noisy):
     (chart,) = strength_charts(list(points_of(noisy).values()))
     assert chart.title == "DP-SGD over its strength"
-    assert "exactly from noise multiplier 0.01 on (accuracy 60.0 %, ε 1e2)" in chart.words
+    assert "exactly from noise multiplier 0.01 on (accuracy 60.0 %, ε 100)" in chart.words
     assert "SSIM is below 0.1 from noise multiplier 0.1 on (accuracy 50.0 %, ε 10)" in chart.words
     assert "ε it buys" in chart.svg
     assert chart.title in write_sweep_report(noisy).read_text()
