@@ -27,6 +27,9 @@ from attacks.updates.search import Settings, rough_samples
 Attempt = tuple[str, Hypothesis, float]
 """What the steps took, the samples, and the misfit that remains."""
 
+SPREADS = (0.0, 0.3, 0.3)
+"""Of the shares that several epochs begin with; there are local minima."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -133,10 +136,20 @@ class Case:
     def _several_epochs(self, points: Tensor, labels: Tensor) -> Iterator[Attempt]:
         last, generator, goal = self.space.last, self.problem.generator, self.goal / 40
         for schedule in schedules(len(points), self.problem.local.steps):
-            guess = relaxed(
-                self.client, self.observed, points, labels, schedule, last, goal, generator
-            )
-            yield self._ended(f"{schedule.epochs} epochs", guess, True)
+            name = f"{schedule.epochs} epochs"
+            for spread in SPREADS:
+                guess = relaxed(
+                    self.client,
+                    self.observed,
+                    points,
+                    labels,
+                    schedule,
+                    last,
+                    goal,
+                    generator,
+                    spread,
+                )
+                yield self._ended(name, guess, True)
 
     def _ended(self, name: str, guess: Hypothesis, complete: bool) -> Attempt:
         """Make the simulated update equal the observed one, as far as it goes."""

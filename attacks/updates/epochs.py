@@ -1,8 +1,9 @@
 """Several epochs of mini-batches: the assignment of samples to steps, relaxed.
 
 No step's parameters but the first are known then, and every sample is taken several times. In place
-of an assignment each sample gets a share of every step; the shares of an epoch sum to one. Samples
-and shares together are fitted to the update, the shares are rounded, and the samples fitted again.
+of an assignment each sample gets a share of every step; its shares of an epoch sum to one, and all
+shares of a step to the batch size. Samples and shares together are fitted to the update, the shares
+are rounded, and the samples fitted again.
 Needs a smooth activation: through hard gates an update says next to nothing about the shares.
 """
 
@@ -55,13 +56,14 @@ def relaxed(
     last: Tensor | None,
     goal: float,
     generator: torch.Generator,
+    spread: float = 0.0,
 ) -> Hypothesis:
     """Fit samples and shares to an update, and round the shares.
 
     Parameters
     ----------
     points : Tensor of shape (n, r)
-        Where to begin; the shares begin equal.
+        Where to begin.
     labels : Tensor of shape (n,)
     schedule : Schedule
     last : Tensor of shape (r,), optional
@@ -69,17 +71,20 @@ def relaxed(
     goal : float
         Misfit that is good enough.
     generator : torch.Generator
+    spread : float, default 0.0
+        Standard deviation of the shares to begin with; by default all begin equal.
     """
     n, e, k = len(points), schedule.epochs, schedule.batches
     free = free_directions(points.shape[1], last, points)
     fixed = points - points @ free @ free.T
-    basis = torch.linalg.qr(points.new_ones(k, 1), mode="complete").Q[:, 1:]
+    steps = free_directions(k, points.new_ones(k), points)  # (k, k - 1), columns of sum zero
+    people = free_directions(n, points.new_ones(n), points)
     order = torch.arange(n, device=points.device).repeat(e * k, 1)
     body = n * free.shape[1]
 
     def parts(v: Tensor) -> tuple[Tensor, Tensor]:
-        spread = v[body:].reshape(e, k - 1, n)
-        shares = 1 / k + torch.einsum("kj,ejn->ekn", basis, spread)
+        spread = v[body:].reshape(e, k - 1, n - 1)
+        shares = 1 / k + steps @ spread @ people.T
         return v[:body].reshape(n, -1) @ free.T + fixed, shares.reshape(e * k, n)
 
     def residual(v: Tensor) -> Tensor:
@@ -87,7 +92,8 @@ def relaxed(
         update = client.weighted_update(x, labels, order, shares / schedule.size)
         return difference(update, observed)
 
-    start = torch.cat([(points @ free).flatten(), points.new_zeros(e * (k - 1) * n)])
+    draws = torch.randn(e * (k - 1) * (n - 1), generator=generator, dtype=torch.float64)
+    start = torch.cat([(points @ free).flatten(), spread * draws.to(points)])
     stiffness = _stiffness(residual, start, body, generator)
 
     def scaling(v: Tensor) -> Scaling:
