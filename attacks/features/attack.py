@@ -86,9 +86,14 @@ class FeatureInversion(Attack):
             return exact.reconstruct(problem)
         shape = resolve_input_shape(problem.model, problem.input_shape)
         pair, per_image = readable_pair(problem, pairs, shape)
-        if not per_image:
-            return invert_tokens(problem, pair, shape, exact)
-        features = read_features(problem, pair, tail_of(problem.model, pair), exact)
+        empty = problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape)
+        try:
+            if not per_image:
+                return invert_tokens(problem, pair, shape, exact)
+            features = read_features(problem, pair, tail_of(problem.model, pair), exact)
+        except KeyboardInterrupt:
+            reason = f"The attack was stopped while it read what {pair.hidden!r} sees."
+            return Reconstruction(inputs=empty, info={"interrupted": True, "reason": reason})
         info: dict[str, Any] = {
             "layer": pair.hidden,
             "activation": pair.activation.kind,
@@ -103,11 +108,14 @@ class FeatureInversion(Attack):
             why = features.info.get("reason", "no sample found")
             reason = f"No features could be read at {pair.hidden!r}: {why}."
             reason += spoken(response(problem, pair, shape))
-            empty = problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape)
             return Reconstruction(
                 inputs=empty, batch_size=features.batch_size, info=info | {"reason": reason}
             )
-        return self._invert(problem, pair, shape, features, info)
+        found = self._invert(problem, pair, shape, features, info)
+        if not features.certified.any() and "reason" in found.info:
+            doubt = " None of the features is certified." + spoken(response(problem, pair, shape))
+            found.info["reason"] += doubt
+        return found
 
     def _invert(
         self,

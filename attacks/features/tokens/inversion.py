@@ -26,7 +26,8 @@ from attacks.linear import estimate_batch_size, linear_calls
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import LinearPair
 
-TRIES = 6
+TRIES = 4
+"""Searches for the tokens; each takes seconds."""
 
 
 def invert_tokens(
