@@ -27,6 +27,9 @@ from attacks.updates.search import Settings, rough_samples
 Attempt = tuple[str, Hypothesis, float]
 """What the steps took, the samples, and the misfit that remains."""
 
+PEELINGS = 3
+"""How often an epoch is peeled column by column; the search is random."""
+
 SPREADS = (0.0, 0.3, 0.3)
 """Of the shares that several epochs begin with; there are local minima."""
 
@@ -113,19 +116,20 @@ class Case:
         points = self._rough((steps - 1) / (2 * steps))
         if len(points) == self.space.rank:
             yield self._walked(points)
-        guess, complete = peel_kinked(
-            self.client,
-            self.observed,
-            self.space,
-            self.pair,
-            self.problem.generator,
-            self.settings,
-            first,
-        )
-        attempt = self._ended("one epoch", guess, complete)
-        yield attempt
-        if complete:
-            yield self._walked(attempt[1].points)
+        for _ in range(PEELINGS):
+            guess, complete = peel_kinked(
+                self.client,
+                self.observed,
+                self.space,
+                self.pair,
+                self.problem.generator,
+                self.settings,
+                first,
+            )
+            attempt = self._ended("one epoch", guess, complete)
+            yield attempt
+            if complete:
+                yield self._walked(attempt[1].points)
 
     def _walked(self, points: Tensor) -> Attempt:
         order, labels = walk_epoch(

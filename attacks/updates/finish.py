@@ -21,6 +21,9 @@ from attacks.updates.least_squares import Scaling, levenberg_marquardt
 SHAKES = (0.3, 3.0, 1.0, 10.0) * 4
 """Disturbances tried at a fixed point that explains too little, relative to its misfit."""
 
+HOPELESS = 0.5
+"""Misfit from which a fixed point is not worth it."""
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -123,7 +126,7 @@ def fixed_point(
         return best, least
     free = free_directions(best.shape[1], last, best)
     for size in SHAKES:
-        if least <= goal:
+        if least <= goal or least > HOPELESS:
             break
         noise = torch.randn(len(best), free.shape[1], generator=generator, dtype=torch.float64)
         noise = noise.to(best) @ free.T
