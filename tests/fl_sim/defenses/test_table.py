@@ -272,11 +272,18 @@ def test_it_runs_and_leaves_what_the_table_says(scenario, tmp_path, name, reply)
         assert results.summary()["recovered"] == row.read
 
 
-@pytest.mark.parametrize("name", [n for n in ROWS if n not in ("gaussian_noise", "local_dp")])
+# Noise at which `Row.read` is 0 but nothing is learned in six rounds gives way to gentler noise.
+TRAINS = {name: row.gentle for name, row in ROWS.items()} | {
+    "gaussian_noise": "defense.gaussian_noise.std=0.01",
+    "local_dp": "defense.local_dp.epsilon=10000",
+}
+
+
+@pytest.mark.parametrize("name", TRAINS)
 def test_training_still_works(scenario, tmp_path, name):
     settings = [
         "attack=none", "rounds=6", "clients.batch_size=32", f"defense={name}",
-        "clients.local_steps=3", *ROWS[name].gentle.split(),
+        "clients.local_steps=3", *TRAINS[name].split(),
     ]  # fmt: skip
     results = last_loss(scenario, tmp_path / "run", *settings)
     assert results.training[-1].loss < results.training[0].loss - 0.2
