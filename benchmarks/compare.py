@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30, help="CPU time per attack")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", choices=["breaching"])
@@ -212,8 +212,11 @@ def main() -> None:
         for model in args.models:
             for batch in args.batches:
                 fill(scores, Case.make(model, data, batch, seed), args)
-    order = {name: i for i, name in enumerate(MODELS)}
-    rows = sorted(scores.rows, key=lambda s: (order[s.model], s.batch))
+    places = {name: i for i, name in enumerate([*MODELS, *ATTACKS])}
+    rows = sorted(
+        scores.rows,
+        key=lambda s: (places[s.model], s.batch, places[s.attack.removeprefix(PEER)], s.attack),
+    )
     parts = [overview(rows, batch) for batch in dict.fromkeys(s.batch for s in rows)]
     (args.out / "table.md").write_text("\n\n".join([*parts, beside(rows), table(rows)]) + "\n")
     heat_map(rows, args.out / "psnr.png")
