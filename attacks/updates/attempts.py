@@ -83,7 +83,7 @@ class Case:
             order = torch.arange(len(points), device=points.device).repeat(steps, 1)
             whole = len(points) == self.space.rank
             yield self._ended("one batch", Hypothesis(points, labels, order), whole)
-            if whole and not self.kinked:
+            if whole and not self.kinked and fraction == q:
                 yield from self._several_epochs(points, labels)
 
     @property
