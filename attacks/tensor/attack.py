@@ -23,6 +23,7 @@ from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
 from attacks.tensor.noisy import STUCK, refine
 from attacks.tensor.peeling import Found, peel, remainder
+from attacks.tensor.pruned import REPLAYED, fill, lost
 from attacks.tensor.rounding import evaluate_as_client, rounding_of
 from attacks.tensor.scale import settle
 from attacks.tensor.search import SearchSettings
@@ -49,6 +50,8 @@ class TensorAttack(Attack):
         of the pre-activations.
     tensor_step : bool, default True
         Whether half of the starts come from the moment tensor; otherwise all are random.
+    fit : bool, default True
+        Whether all samples of a noisy or pruned gradient are fitted together after the search.
     """
 
     def __init__(
@@ -57,17 +60,23 @@ class TensorAttack(Attack):
         patience: int = 5,
         blur: tuple[float, ...] = (0.15, 0.05),
         tensor_step: bool = True,
+        fit: bool = True,
     ) -> None:
         self.candidates = candidates
         self.patience = patience
         self.blur = blur
         self.tensor_step = tensor_step
+        self.fit = fit
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
         pair = readable_pair(problem)
         layer = layer_gradient(problem, pair)
-        space = gradient_space(layer, problem.knows.batch_size)
+        gaps = fill(layer, problem.generator, problem.knows.batch_size)
+        layer = gaps.layer if gaps else layer
+        size = gaps.rank if gaps else problem.knows.batch_size
+        space = gradient_space(layer, size)
+        space = gaps.blurred(space) if gaps else space
         info: dict[str, Any] = {
             "hidden_layer": pair.hidden,
             "activation": pair.activation.kind,
@@ -75,6 +84,8 @@ class TensorAttack(Attack):
             "errors_rank": space.U.shape[1],
             "noise_floor": space.noise,
         }
+        if gaps:
+            info |= {"completion_rank": gaps.rank, "completion_error": gaps.error}
         if reason := hopeless(space, layer):
             return nothing(problem, pair, info | {"reason": reason})
 
@@ -94,8 +105,8 @@ class TensorAttack(Attack):
         result = search()
         if result is None:
             return nothing(problem, pair, info | {"reason": "no candidate solved the equation"})
-        if not result.info["clean"] and not result.info["interrupted"]:
-            result = refine(problem, pair, layer, space, result, search)
+        if self.fit and not (result.info["clean"] or result.info["interrupted"]):
+            result = refine(problem, pair, layer, space, result, search, gaps)
         return explained(problem, pair, result)
 
 
@@ -154,6 +165,8 @@ def hopeless(space: GradientSpace, layer: LayerGradient) -> str | None:
         return "the gradient vanishes"
     if space.rank >= min(m, width):
         return f"the gradient has full rank {space.rank}: the batch exceeds the layer"
+    if not layer.pruned and lost(layer, space):
+        return "too many entries of the gradient are missing to fill them in"
     if space.rank + space.U.shape[1] > m:
         return f"{m} equations for {space.rank + space.U.shape[1]} unknowns per sample"
     return None
@@ -203,7 +216,8 @@ def assemble(
     points, scale, spread = solve_inputs(space, found)
     equation = SampleEquation(space.Q, space.U, layer.weight @ space.V, space.last)
     errors = found.delta * scale[:, None]
-    if len(found) == space.rank and pair.activation.kind != "piecewise linear":
+    curved = pair.activation.kind != "piecewise linear"
+    if len(found) == space.rank and curved and not layer.pruned:
         seen = observe(layer, space, pair.activation)
         noise = space.noise * space.rank**0.5 / float(space.S.norm())
         batch = polish(seen, points, errors, goal=3 * max(noise, layer.precision))
@@ -237,7 +251,7 @@ def assemble(
     size, multiplicities = batch_size(read.shares, space.rank)
     shares = multiplicities / size
     residual, factor = replay_residual(
-        model, problem.gradient, inputs, read.targets, shares, problem.loss
+        model, problem.gradient, inputs, read.targets, shares, problem.loss, layer.pruned
     )
     exact = clean(space, layer.precision)
     if not exact:
@@ -252,6 +266,8 @@ def assemble(
             residual if problem.loss == "cross_entropy" else float("inf"),
             problem.generator,
         )
+    if layer.pruned:
+        certified = certified & (residual <= REPLAYED)
     info |= {
         "gradient_residual": residual,
         "gradient_factor": factor,

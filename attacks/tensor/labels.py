@@ -160,6 +160,7 @@ def replay_residual(
     targets: Tensor,
     shares: Tensor,
     loss: Loss,
+    pruned: bool = False,
 ) -> tuple[float, float]:
     """Whole-batch certificate: how far the reconstruction's own gradient is from the observed one.
 
@@ -175,6 +176,8 @@ def replay_residual(
         The reconstructed batch; the shares weigh the samples' losses.
     loss : "cross_entropy" or "mse"
         The clients' loss.
+    pruned : bool, default False
+        Whether the observed gradient's zeros are entries that were not sent, and do not count.
 
     Returns
     -------
@@ -192,6 +195,11 @@ def replay_residual(
             each = (output - targets).square().mean(1)
         total = (each * shares).sum()
         computed = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    if pruned:
+        computed = tuple(
+            None if value is None else torch.where(gradient[name] == 0, 0, value)
+            for name, value in zip(parameters, computed, strict=True)
+        )
     overlap, own, size = 0.0, 0.0, 0.0
     for name, value in zip(parameters, computed, strict=True):
         observed = gradient[name].double()

@@ -22,6 +22,7 @@ from attacks.tensor.labels import replay_residual
 from attacks.tensor.layers import LinearPair, private_copy
 from attacks.tensor.likelihood import Likelihood, Tail, ascend, tail_of
 from attacks.tensor.peeling import Found
+from attacks.tensor.pruned import Gaps, Noise
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 FAINTEST = 3e-5
@@ -37,29 +38,6 @@ CLIPPED = 1.25
 """Factor by which errors are longer or shorter than the batch size says if that is no accident."""
 
 Search = Callable[[Found], Reconstruction | None]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Standard deviation of the noise per entry.
-
-    Attributes
-    ----------
-    first : float
-        Of the first layer's gradient.
-    level : float
-        The same relative to that gradient's root mean square.
-    """
-
-    first: float
-    level: float
-
-    def precisions(self, others: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One over the other tensors' noise, if it is as large relative to each."""
-        return {
-            name: 1 / (self.level * value.square().mean().sqrt()).clamp_min(1e-300)
-            for name, value in others.items()
-        }
 
 
 def noise_of(layer: LayerGradient, space: GradientSpace) -> Noise:
@@ -98,6 +76,8 @@ class Refinement:
         As for the exact attack.
     tail : Tail
         The model behind its first layer.
+    gaps : Gaps, optional
+        What was left out of a pruned gradient.
 
     Attributes
     ----------
@@ -112,30 +92,39 @@ class Refinement:
         layer: LayerGradient,
         space: GradientSpace,
         tail: Tail,
+        gaps: Gaps | None = None,
     ) -> None:
-        self.layer, self.space, self.tail = layer, space, tail
+        self.layer, self.space, self.tail, self.gaps = layer, space, tail, gaps
         self.pair = pair
         own = (f"{pair.hidden}.weight", f"{pair.hidden}.bias")
         self.others = {k: v.double() for k, v in problem.gradient.items() if k not in own}
-        self.noise = noise_of(layer, space)
+        self.noise = gaps.noise if gaps else noise_of(layer, space)
         self.scale = 1.0
 
     def likelihood(self, labels: Tensor, reduced: bool) -> Likelihood:
         """Of inputs with these labels, in the row space's coordinates or in full ones."""
         n, V = len(labels), self.space.V
-        classes = self.tail.output(
-            self.layer.weight.new_zeros(1, len(self.layer.weight)), self.tail.parameters()
-        ).shape[1]
+        whole = self.gaps.whole if self.gaps else self.layer
+        origin = whole.weight.new_zeros(1, len(whole.weight))
+        classes = self.tail.output(origin, self.tail.parameters()).shape[1]
+        precision = V.new_tensor(1 / self.noise.first)
+        others = self.noise.precisions(self.others)
+        observed = whole.gradient
+        if self.gaps:
+            counted = self.gaps.rows[:, None] if reduced else self.gaps.known
+            precision = precision * counted
+            observed = self.gaps.filled if reduced else observed
+            others = {k: p * (self.others[k] != 0) for k, p in others.items()}
         last = None
-        if self.layer.biased:
+        if whole.biased:
             last = V[-1] if reduced else torch.eye(len(V)).to(V)[-1]
         return Likelihood(
             tail=self.tail,
-            weight=self.layer.weight @ V if reduced else self.layer.weight,
-            first=self.layer.gradient @ V if reduced else self.layer.gradient,
-            first_precision=V.new_tensor(1 / self.noise.first),
+            weight=whole.weight @ V if reduced else whole.weight,
+            first=observed @ V if reduced else observed,
+            first_precision=precision,
             others=self.others,
-            other_precisions=self.noise.precisions(self.others),
+            other_precisions=others,
             targets=nn.functional.one_hot(labels, classes).to(V),
             shares=V.new_full((n,), self.scale / n),
             last=last,
@@ -152,13 +141,12 @@ class Refinement:
 
     def widen(self, batch: Batch) -> Batch:
         """Fit in the full input space."""
-        end = ascend(
-            self.likelihood(batch.labels, reduced=False),
-            batch.inputs,
-            steps=5,
-            inner=12,
-            enough=3e-4,
-        )
+        likelihood = self.likelihood(batch.labels, reduced=False)
+        if self.gaps:  # known entries are exact: to the end
+            goal = float((likelihood.first * likelihood.first_precision).square().sum()) * 1e-13
+            end = ascend(likelihood, batch.inputs, steps=25, inner=40, enough=1e-2, goal=goal)
+        else:
+            end = ascend(likelihood, batch.inputs, steps=5, inner=12, enough=3e-4)
         return replace(batch, inputs=end.inputs)
 
     def kept(self, batch: Batch, medians: float) -> Found:
@@ -180,6 +168,7 @@ def refine(
     space: GradientSpace,
     start: Reconstruction,
     search: Search,
+    gaps: Gaps | None = None,
 ) -> Reconstruction:
     """The most likely batch near a reconstruction from a noisy gradient.
 
@@ -191,6 +180,8 @@ def refine(
         What the exact attack made of it.
     search : callable
         Runs the exact attack again with some samples given; None if it finds nothing.
+    gaps : Gaps, optional
+        What was left out, if the gradient is pruned.
 
     Returns
     -------
@@ -198,20 +189,20 @@ def refine(
         `start` itself if the noise is too faint to matter, the batch is incomplete, or the fit does
         not explain the gradient better.
     """
-    noise = noise_of(layer, space)
+    faint = gaps is None and noise_of(layer, space).level < FAINTEST
     shape = start.inputs.shape[1:]
-    if noise.level < FAINTEST or problem.loss != "cross_entropy" or len(start) != space.rank:
+    if faint or problem.loss != "cross_entropy" or len(start) != space.rank:
         return start
     tail = tail_of(problem.model, pair, tuple(shape))
     if tail is None:
         return start
-    work = Refinement(problem, pair, layer, space, tail)
+    work = Refinement(problem, pair, layer, space, tail, gaps)
     scale = start.info["loss_scale"]
     work.scale = 1.0 if 1 / CLIPPED < scale < CLIPPED else scale
     batch = _fitted(work, start)
     smooth = pair.activation.kind != "piecewise linear"
     retries = 0
-    for medians in KEEP if smooth else ():
+    for medians in KEEP if smooth and not gaps else ():
         if batch.misfit <= STUCK:
             break
         again = search(work.kept(batch, medians))
@@ -220,7 +211,7 @@ def refine(
             other = _fitted(work, again)
             if other.misfit < 0.95 * batch.misfit:
                 batch, start = other, again
-    if batch.misfit <= STUCK or not smooth:
+    if batch.misfit <= STUCK or not smooth or gaps:
         batch = work.widen(batch)
     return _reported(problem, pair, start, batch, work, retries)
 
@@ -253,6 +244,7 @@ def _reported(
         likelihood.targets,
         likelihood.shares,
         problem.loss,
+        work.gaps is not None,
     )
     info = start.info | {
         "noise_level": work.noise.level,
@@ -261,11 +253,16 @@ def _reported(
     }
     if not residual < start.info["gradient_residual"]:
         return replace(start, info=info)
+    if work.gaps:
+        D = likelihood.gradients(batch.inputs)[0]
+        certain = work.gaps.certain(D, batch.inputs, residual)
+    else:
+        certain = start.certified
     moved = (inputs - start.inputs).flatten(1).norm(dim=1) / inputs.flatten(1).norm(dim=1)
     return replace(
         start,
         inputs=inputs.to(start.inputs.dtype),
         labels=batch.labels,
-        certified=start.certified & (moved <= WORST_ERROR / 2),
+        certified=certain if work.gaps else certain & (moved <= WORST_ERROR / 2),
         info=info | {"gradient_residual": residual, "gradient_factor": factor},
     )

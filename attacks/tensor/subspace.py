@@ -38,8 +38,9 @@ class LayerGradient:
         that were sent back may have become one in float64) and the model's.
     errors : Tensor of shape (C, k), optional
         Orthonormal basis of the space the errors are known to lie in; None if it is all of it.
-    known : bool Tensor of shape (m, d + 1) or (m, d), optional
-        Which entries of the gradient were observed; None for all.
+    pruned : bool
+        Whether entries were missing: then the gradient is a completed one, and the second layer's
+        zeros are unknown.
     """
 
     weight: Tensor
@@ -49,7 +50,7 @@ class LayerGradient:
     biased: bool
     precision: float
     errors: Tensor | None = None
-    known: Tensor | None = None
+    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
     layer : LayerGradient
         In float64.
     size : int, optional
-        Number of samples, if that is known; used where noise hides some of them.
+        Number of samples, if that is known; used where noise hides some of them, and for a
+        completed gradient.
 
     Returns
     -------
@@ -117,7 +119,9 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
     alive = S[: min(rows, columns)]
     rank = numerical_rank(alive, layer.precision, max(rows, columns))
     noisy = rank < len(alive) and float(S[rank]) > NOISE * float(S[0])
-    if noisy:
+    if layer.pruned and size is not None:
+        rank = min(size, len(alive))
+    elif noisy:
         rank = noisy_rank(alive, max(rows, columns), rank) if size is None else size
         rank = min(rank, len(alive))
     noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
@@ -141,6 +145,11 @@ def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, 
     Its dimension shows in the spectrum of the second layer's gradient; under noise it is as large
     as the batch and the loss allow, and what is known of it beforehand cuts noise off.
     """
+    if layer.pruned:
+        U2 = layer.errors
+        if U2 is None:
+            U2 = torch.eye(len(layer.outgoing)).to(layer.outgoing)
+        return _restricted(layer, U2)
     observed = layer.outgoing_gradient
     if noisy and layer.errors is not None:
         observed = layer.errors @ (layer.errors.T @ observed)
@@ -149,7 +158,11 @@ def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, 
         count = len(U2) if layer.errors is None else layer.errors.shape[1]
     else:
         count = numerical_rank(S2, layer.precision)
-    U2 = U2[:, : min(count, max(rank, 1))]
+    return _restricted(layer, U2[:, : min(count, max(rank, 1))])
+
+
+def _restricted(layer: LayerGradient, U2: Tensor) -> tuple[Tensor, Tensor]:
+    """A' restricted to an orthonormal basis of the error space."""
     U, R = torch.linalg.qr(layer.outgoing.T @ U2)
     return U, torch.linalg.solve_triangular(R.T, U2.T, upper=False).T
 
