@@ -71,12 +71,17 @@ def table(rows: list[dict[str, str]]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row['case']} | {row['seed']} | {row['exact']} of {row['images']} "
+            f"| {row['case']}{unfinished(row)} | {row['seed']} | {row['exact']} of {row['images']} "
             f"| {row['within_tenth']} | {float(row['median_error']):.0e} "
             f"| {row['certified']} ({row['wrong']}) | {float(row['labels'] or 0):.0%} "
             f"| {float(row['seconds']):.0f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def unfinished(row: dict[str, str]) -> str:
+    """Say so where an attack did not come to its end."""
+    return "" if row["status"] == "ok" else f" ({row['status']})"
 
 
 def main() -> None:
