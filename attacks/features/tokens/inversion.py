@@ -28,6 +28,8 @@ from attacks.tensor.layers import LinearPair
 
 TRIES = 4
 """Searches for the tokens; each takes seconds."""
+ENOUGH = 0.9
+"""Share of the tokens from which images are tried; what is not certified then is dropped."""
 
 
 def invert_tokens(
@@ -71,7 +73,7 @@ def invert_tokens(
         try:
             _invert(problem, pair, shape, tokens.values, images, made, info)
         except NotApplicable as fault:
-            reason = f"All {len(tokens)} tokens were read, but not the images. {fault}"
+            reason = f"{len(tokens)} of {rank} tokens were read, but not the images. {fault}"
         except KeyboardInterrupt:
             info["interrupted"] = True
             reason = "The attack was stopped before it had proved all images."
@@ -85,15 +87,22 @@ def invert_tokens(
         reason = (
             f"{int((~certified).sum())} of {images} images do not meet their equations to the "
             "precision of the gradient, or are poorly determined by them."
+            f" Of {positions * images} tokens {len(tokens)} were read."
         )
     x = made.x.reshape(-1, *shape)
+    labels = _labels(problem, shape, x) if certified.all() else None
+    residual = made.residual
+    if not tokens.complete:  # what is not proved then is no image but a mixture of patches
+        x, residual, certified = x[certified], residual[certified], certified[certified]
     with torch.no_grad():
-        features = front(x).flatten(1)
+        features = (
+            front(x).flatten(1) if len(x) else x.new_zeros(0, positions * tokens.values.shape[1])
+        )
     return Reconstruction(
         inputs=x.to(like.dtype),
-        labels=_labels(problem, shape, x),
+        labels=labels,
         certified=certified,
-        residual=made.residual.to(like.dtype),
+        residual=residual.to(like.dtype),
         batch_size=images,
         info=info | ({"reason": reason} if reason else {}),
         features=features.to(like.dtype),
@@ -157,7 +166,7 @@ def _invert(
         raise NotApplicable("No position shows a token of every image.")
     made.x = grouped.double()
     front = Front(problem.model, pair.hidden, torch.float32)
-    rows = row_space(problem, pair, len(tokens))
+    rows = row_space(problem, pair, int(info["rank"]))
     for i, image in enumerate(made.x):
         end = polish(front, rows, image, shape)
         made.solved.append(end)
@@ -175,7 +184,7 @@ def _batch_size(problem: Problem, shape: tuple[int, ...], rank: int, positions: 
 
 def _unread(tokens: Features, rank: int, positions: int, images: int) -> str | None:
     """Why the tokens do not suffice, or None."""
-    if tokens.complete and rank > (positions - 1) * images:
+    if len(tokens) >= ENOUGH * rank and rank > (positions - 1) * images:
         return None
     width = tokens.values.shape[1] if len(tokens) else 0
     many = f"{images} images with {positions} tokens each"
