@@ -71,9 +71,7 @@ def upper_bound(
     return (steps * B + noise * max(1.0, overshoot)) * math.sqrt(d / ((1 - dropout) * m))
 
 
-def lower_bound(
-    model: nn.Module, inputs: Tensor, target: Tensor, loss: str, std: float
-) -> float:
+def lower_bound(model: nn.Module, inputs: Tensor, target: Tensor, loss: str, std: float) -> float:
     """Return R^2 >= sigma^2 Tr((J J')^-1), the least squared error of any unbiased attack.
 
     The gradient is observed with independent normal noise of standard deviation sigma on every
