@@ -142,10 +142,11 @@ def fill(layer: LayerGradient, generator: torch.Generator, size: int | None = No
         return None
     space = gradient_space(layer)
     alive = min(int(known.any(side).sum()) for side in (0, 1))
-    if space.rank <= alive // 3 and clean(space, layer.precision):
+    exact = clean(space, layer.precision)
+    if exact and space.rank <= alive // 3:
         return None
     done = complete(layer.gradient, known, generator, size)
-    if done is None or done.rank >= space.rank:
+    if done is None or (exact and done.rank >= space.rank):
         return None
     rows = done.rows
     kept = replace(
