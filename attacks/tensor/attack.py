@@ -13,19 +13,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.certificate import clean, column_threshold, judge, vouched
-from attacks.tensor.equation import SampleEquation
-from attacks.tensor.joint import observe, polish
-from attacks.tensor.labels import batch_size, read_labels, replay_residual
-from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
+from attacks.tensor.assembly import assemble
+from attacks.tensor.layers import LinearPair, find_linear_pairs
 from attacks.tensor.noisy import STUCK, refine
-from attacks.tensor.peeling import Found, peel, remainder
-from attacks.tensor.pruned import REPLAYED, fill, lost
-from attacks.tensor.rounding import evaluate_as_client, rounding_of
-from attacks.tensor.scale import settle
+from attacks.tensor.peeling import Found, peel
+from attacks.tensor.pruned import fill, lost
 from attacks.tensor.search import SearchSettings
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
 
@@ -202,145 +197,3 @@ def explained(problem: Problem, pair: LinearPair, result: Reconstruction) -> Rec
         return result
     reason = "the spectrum shows no rank, and what was found does not explain the gradient"
     return nothing(problem, pair, result.info | {"reason": reason})
-
-
-def assemble(
-    problem: Problem,
-    pair: LinearPair,
-    layer: LayerGradient,
-    space: GradientSpace,
-    found: Found,
-    info: dict[str, Any],
-) -> Reconstruction:
-    """As `finish`, whatever comes out."""
-    points, scale, spread = solve_inputs(space, found)
-    equation = SampleEquation(space.Q, space.U, layer.weight @ space.V, space.last)
-    errors = found.delta * scale[:, None]
-    curved = pair.activation.kind != "piecewise linear"
-    if len(found) == space.rank and curved and not layer.pruned:
-        seen = observe(layer, space, pair.activation)
-        noise = space.noise * space.rank**0.5 / float(space.S.norm())
-        batch = polish(seen, points, errors, goal=3 * max(noise, layer.precision))
-        points, errors = batch.points, batch.delta
-        info["fit"] = batch.residual
-    rounding = rounding_of(layer.weight, points, layer.precision)
-    state = evaluate_as_client(equation, pair.activation, points, rounding)
-    error = error_bound(space, found, points, scale, spread, state.phi)
-    verdict = judge(space, equation, state, pair.activation, points, error)
-    samples = points @ space.V.T
-    delta = errors @ space.to_delta.T
-    model = private_copy(problem.model).double()
-    shape = problem.input_shape or (pair.in_features,)
-    inputs = samples[:, : pair.in_features].reshape(-1, *shape)
-    certified = verdict.certified
-    if not layer.biased:
-        settled = settle(
-            model,
-            pair.outgoing,
-            inputs,
-            delta,
-            problem.loss,
-            flipped=_flip(equation, space, points, pair),
-            scalable=pair.activation.kind == "piecewise linear",
-            norm=space.norm,
-        )
-        inputs = inputs * settled.factor.view(-1, *[1] * len(shape))
-        delta = delta * settled.multiplier[:, None]
-        certified = certified & settled.unique
-    read = read_labels(model, pair.outgoing, inputs, delta, problem.loss, space.rank)
-    size, multiplicities = batch_size(read.shares, space.rank)
-    shares = multiplicities / size
-    residual, factor = replay_residual(
-        model, problem.gradient, inputs, read.targets, shares, problem.loss, layer.pruned
-    )
-    exact = clean(space, layer.precision)
-    if not exact:
-        size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
-        certified = certified & vouched(
-            space,
-            layer,
-            state,
-            pair.activation,
-            samples,
-            size_of_column,
-            residual if problem.loss == "cross_entropy" else float("inf"),
-            problem.generator,
-        )
-    if layer.pruned:
-        certified = certified & (residual <= REPLAYED)
-    info |= {
-        "gradient_residual": residual,
-        "gradient_factor": factor,
-        "clean": exact,
-        "multiplicities": multiplicities.tolist(),
-        "loss_scale": float(read.shares.median()) * space.rank,
-        "error_bound": float(error.max()),
-        "solved": int(verdict.solved.sum()),
-        "unique": int(verdict.unique.sum()),
-        "determined": int(verdict.determined.sum()),
-    }
-    dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
-    return Reconstruction(
-        inputs=inputs.to(dtype),
-        labels=read.labels if problem.loss == "cross_entropy" else read.labels.to(dtype),
-        certified=certified,
-        residual=state.phi.to(dtype),
-        batch_size=size,
-        info=info,
-    )
-
-
-def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples x~ from their columns: X~ = D^+ G~, divided by the last coordinate.
-
-    If samples are missing, D^+ G~ is right only off the missing samples' span; inside it the
-    search's own point is kept.
-
-    Returns
-    -------
-    points : Tensor of shape (n, B)
-        In the coordinates of the row space.
-    scale : Tensor of shape (n,)
-        Factor that turns the found columns into the gradient's own D_i.
-    spread : Tensor of shape (n,)
-        Norm of each row of D^+, for columns of norm one.
-    """
-    C = found.columns @ space.Q  # (n, B)
-    pinv = torch.linalg.pinv(C.T)  # (n, B)
-    raw = pinv * space.S  # rows of D^+ G~ in the coordinates of V
-    rest = remainder(space, found.columns).basis
-    outside = raw - (raw @ rest) @ rest.T
-    guess = found.points - (found.points @ rest) @ rest.T
-    if space.last is None or len(rest.T):
-        scale = (outside * guess).sum(1) / guess.square().sum(1).clamp_min(1e-300)
-    else:
-        scale = raw @ space.last
-    scale = torch.where(scale.abs() < 1e-300, torch.full_like(scale, 1e-300), scale)
-    coordinates = outside / scale[:, None] + (found.points @ rest) @ rest.T
-    return coordinates, scale, pinv.norm(dim=1)
-
-
-def error_bound(
-    space: GradientSpace, found: Found, points: Tensor, scale: Tensor, spread: Tensor, phi: Tensor
-) -> Tensor:
-    """Relative error of each sample that noise and wrong columns can have caused.
-
-    X~ = D^+ G~ hands on the noise of G~ and, by the residuals phi, what is wrong with any column.
-    Infinite if samples are missing: their part of G~ is spread over the others then.
-    """
-    sizes = scale.abs() * points.norm(dim=1)
-    wrong = (phi * sizes).norm()
-    if len(found) < space.rank:
-        return torch.full_like(sizes, torch.inf)
-    return spread * (space.noise + wrong) / sizes
-
-
-def _flip(
-    equation: SampleEquation, space: GradientSpace, points: Tensor, pair: LinearPair
-) -> Tensor:
-    """Error multiplier that goes with -x where -x solves the equation as well; otherwise zero."""
-    opposite = equation.evaluate(-points, pair.activation.slope)
-    z = points @ equation.W.T
-    same = (pair.activation.slope(z)[0] * pair.activation.slope(-z)[0]).sum(1)
-    solved = opposite.phi <= column_threshold(space, opposite.column)
-    return torch.where(solved, -same.sign(), torch.zeros_like(same))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem
-from attacks.tensor.attack import layer_gradient, solve_inputs
+from attacks.tensor.assembly import solve_inputs
+from attacks.tensor.attack import layer_gradient
 from attacks.tensor.labels import output_jacobian
 from attacks.tensor.layers import LinearPair, private_copy
 from attacks.tensor.peeling import Found

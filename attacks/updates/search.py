@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem
-from attacks.tensor.attack import layer_gradient, solve_inputs
+from attacks.tensor.assembly import solve_inputs
+from attacks.tensor.attack import layer_gradient
 from attacks.tensor.layers import LinearPair
 from attacks.tensor.peeling import Found, remainder
 from attacks.tensor.search import Candidates, SearchSettings, propose

@@ -1,0 +1,222 @@
+"""From found columns to a reconstruction: inputs, certificates, labels, the model's own word.
+
+All columns together give all inputs by least squares; a joint polish uses both layers' gradients;
+each input is held against the sample equation once more, and the whole batch against the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import Problem, Reconstruction
+from attacks.tensor.certificate import clean, column_threshold, judge, vouched
+from attacks.tensor.equation import SampleEquation
+from attacks.tensor.joint import observe, polish
+from attacks.tensor.labels import batch_size, read_labels, replay_residual
+from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.peeling import Found, remainder
+from attacks.tensor.pruned import REPLAYED
+from attacks.tensor.rounding import evaluate_as_client, rounding_of
+from attacks.tensor.scale import settle
+from attacks.tensor.subspace import GradientSpace, LayerGradient
+from attacks.tensor.tied import loose, tie
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reconstruction is built from.
+
+    Attributes
+    ----------
+    problem, pair, layer, space, found
+        As for `assemble`.
+    scale, spread : Tensor of shape (n,)
+        Of `solve_inputs`.
+    """
+
+    problem: Problem
+    pair: LinearPair
+    layer: LayerGradient
+    space: GradientSpace
+    found: Found
+    scale: Tensor
+    spread: Tensor
+
+    @property
+    def equation(self) -> SampleEquation:
+        """The sample equation over the whole row space."""
+        space = self.space
+        return SampleEquation(space.Q, space.U, self.layer.weight @ space.V, space.last)
+
+
+def assemble(
+    problem: Problem,
+    pair: LinearPair,
+    layer: LayerGradient,
+    space: GradientSpace,
+    found: Found,
+    info: dict[str, Any],
+) -> Reconstruction:
+    """All inputs at once, certificates, labels, and the model's own word on the whole batch.
+
+    Parameters
+    ----------
+    problem : Problem
+        The attack's.
+    pair, layer, space
+        The layers it reads, their gradients, and the spaces of these.
+    found : Found
+        At least one column.
+    info : dict
+        What is known already; goes into the reconstruction's.
+    """
+    points, scale, spread = solve_inputs(space, found)
+    errors = found.delta * scale[:, None]
+    evidence = Evidence(problem, pair, layer, space, found, scale, spread)
+    if pair.activation.kind == "piecewise linear" or layer.pruned or len(found) < space.rank:
+        return report(evidence, points, errors, info)
+    noise = space.noise * space.rank**0.5 / float(space.S.norm())
+    seen = observe(layer, space, pair.activation)
+    batch = polish(seen, points, errors, goal=3 * max(noise, layer.precision))
+    result = report(evidence, batch.points, batch.delta, info | {"fit": batch.residual})
+    if not loose(problem, layer, result):
+        return result
+    tied = tie(problem, pair, layer, space, result)
+    if tied is None:
+        return result
+    state = evidence.equation.evaluate(tied.points, pair.activation.slope)
+    errors = state.delta * (state.column * tied.columns).sum(1, keepdim=True)
+    again = report(evidence, tied.points, errors, info | {"tied": True})
+    better = again.info["gradient_residual"] < 0.5 * result.info["gradient_residual"]
+    return again if better else result
+
+
+def report(
+    evidence: Evidence, points: Tensor, errors: Tensor, info: dict[str, Any]
+) -> Reconstruction:
+    """The reconstruction at given points (n, B), with error vectors (n, K) in absolute scale."""
+    problem, pair, layer, space = evidence.problem, evidence.pair, evidence.layer, evidence.space
+    equation = evidence.equation
+    rounding = rounding_of(layer.weight, points, layer.precision)
+    state = evaluate_as_client(equation, pair.activation, points, rounding)
+    error = error_bound(evidence, points, state.phi)
+    verdict = judge(space, equation, state, pair.activation, points, error)
+    samples = points @ space.V.T
+    delta = errors @ space.to_delta.T
+    model = private_copy(problem.model).double()
+    shape = problem.input_shape or (pair.in_features,)
+    inputs = samples[:, : pair.in_features].reshape(-1, *shape)
+    certified = verdict.certified
+    if not layer.biased:
+        settled = settle(
+            model,
+            pair.outgoing,
+            inputs,
+            delta,
+            problem.loss,
+            flipped=_flip(equation, space, points, pair),
+            scalable=pair.activation.kind == "piecewise linear",
+            norm=space.norm,
+        )
+        inputs = inputs * settled.factor.view(-1, *[1] * len(shape))
+        delta = delta * settled.multiplier[:, None]
+        certified = certified & settled.unique
+    read = read_labels(model, pair.outgoing, inputs, delta, problem.loss, space.rank)
+    size, multiplicities = batch_size(read.shares, space.rank)
+    shares = multiplicities / size
+    residual, factor = replay_residual(
+        model, problem.gradient, inputs, read.targets, shares, problem.loss, layer.pruned
+    )
+    exact = clean(space, layer.precision)
+    if not exact:
+        size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
+        certified = certified & vouched(
+            space,
+            layer,
+            state,
+            pair.activation,
+            samples,
+            size_of_column,
+            residual if problem.loss == "cross_entropy" else float("inf"),
+            problem.generator,
+        )
+    if layer.pruned:
+        certified = certified & (residual <= REPLAYED)
+    info = info | {
+        "gradient_residual": residual,
+        "gradient_factor": factor,
+        "clean": exact,
+        "multiplicities": multiplicities.tolist(),
+        "loss_scale": float(read.shares.median()) * space.rank,
+        "error_bound": float(error.max()),
+        "solved": int(verdict.solved.sum()),
+        "unique": int(verdict.unique.sum()),
+        "determined": int(verdict.determined.sum()),
+    }
+    dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
+    return Reconstruction(
+        inputs=inputs.to(dtype),
+        labels=read.labels if problem.loss == "cross_entropy" else read.labels.to(dtype),
+        certified=certified,
+        residual=state.phi.to(dtype),
+        batch_size=size,
+        info=info,
+    )
+
+
+def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples x~ from their columns: X~ = D^+ G~, divided by the last coordinate.
+
+    If samples are missing, D^+ G~ is right only off the missing samples' span; inside it the
+    search's own point is kept.
+
+    Returns
+    -------
+    points : Tensor of shape (n, B)
+        In the coordinates of the row space.
+    scale : Tensor of shape (n,)
+        Factor that turns the found columns into the gradient's own D_i.
+    spread : Tensor of shape (n,)
+        Norm of each row of D^+, for columns of norm one.
+    """
+    C = found.columns @ space.Q  # (n, B)
+    pinv = torch.linalg.pinv(C.T)  # (n, B)
+    raw = pinv * space.S  # rows of D^+ G~ in the coordinates of V
+    rest = remainder(space, found.columns).basis
+    outside = raw - (raw @ rest) @ rest.T
+    guess = found.points - (found.points @ rest) @ rest.T
+    if space.last is None or len(rest.T):
+        scale = (outside * guess).sum(1) / guess.square().sum(1).clamp_min(1e-300)
+    else:
+        scale = raw @ space.last
+    scale = torch.where(scale.abs() < 1e-300, torch.full_like(scale, 1e-300), scale)
+    coordinates = outside / scale[:, None] + (found.points @ rest) @ rest.T
+    return coordinates, scale, pinv.norm(dim=1)
+
+
+def error_bound(evidence: Evidence, points: Tensor, phi: Tensor) -> Tensor:
+    """Relative error of each sample that noise and wrong columns can have caused.
+
+    X~ = D^+ G~ hands on the noise of G~ and, by the residuals phi, what is wrong with any column.
+    Infinite if samples are missing: their part of G~ is spread over the others then.
+    """
+    sizes = evidence.scale.abs() * points.norm(dim=1)
+    wrong = (phi * sizes).norm()
+    if len(evidence.found) < evidence.space.rank:
+        return torch.full_like(sizes, torch.inf)
+    return evidence.spread * (evidence.space.noise + wrong) / sizes
+
+
+def _flip(
+    equation: SampleEquation, space: GradientSpace, points: Tensor, pair: LinearPair
+) -> Tensor:
+    """Error multiplier that goes with -x where -x solves the equation as well; otherwise zero."""
+    opposite = equation.evaluate(-points, pair.activation.slope)
+    z = points @ equation.W.T
+    same = (pair.activation.slope(z)[0] * pair.activation.slope(-z)[0]).sum(1)
+    solved = opposite.phi <= column_threshold(space, opposite.column)
+    return torch.where(solved, -same.sign(), torch.zeros_like(same))
