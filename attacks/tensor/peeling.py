@@ -18,6 +18,7 @@ from attacks.tensor.search import Candidates, Remainder, SearchSettings, propose
 from attacks.tensor.subspace import GradientSpace
 
 FEW = 8
+UNUSUAL = 10.0
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Found:
         The samples as the search saw them, in the coordinates of the row space.
     rounds : list of dict
         What each round did.
+    typical : float, optional
+        Median residual phi of the first round's solutions.
     interrupted : bool
         Whether the search was cut short.
     """
@@ -42,6 +45,7 @@ class Found:
     delta: Tensor
     points: Tensor
     rounds: list[dict] = field(default_factory=list)
+    typical: float | None = None
     interrupted: bool = False
 
     def __len__(self) -> int:
@@ -123,7 +127,9 @@ def _accept(
     """Add the candidates that solve the equation and are not there yet; how many.
 
     In noise those first that fit as well as noise lets them, and worse ones the longer the search
-    is idle; the last sample has to be what the others leave over.
+    is idle; the last sample has to be what the others leave over. Without noise, too, those far
+    above the usual residual wait until nothing better comes: the mean of two samples that differ by
+    one per cent solves a smooth equation to 1e-5, and taken for a sample it would spoil the rest.
     """
     inside = (proposed.columns @ space.Q) @ space.Q.T
     inside = inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-300)
@@ -131,6 +137,10 @@ def _accept(
     if space.noisy and space.last is not None and len(rest.spectrum) == 1:
         limit = torch.full_like(limit, torch.inf)
     fine = proposed.phi <= limit
+    if found.typical is None and bool(fine.any()):
+        found.typical = float(proposed.phi[fine].median())
+    if found.typical is not None and not space.noisy and not idle:
+        fine &= proposed.phi <= UNUSUAL * found.typical
     blurred = torch.zeros_like(limit)  # the same sample comes in several versions then
     if space.noisy:
         blurred = expected_phi(space, proposed.columns).square().clamp_max(0.1)

@@ -7,7 +7,13 @@ from torch import Tensor
 
 
 def random_starts(
-    count: int, spectrum: Tensor, last: Tensor | None, norm: float, generator: torch.Generator
+    count: int,
+    spectrum: Tensor,
+    last: Tensor | None,
+    norm: float,
+    generator: torch.Generator,
+    *,
+    far: bool = False,
 ) -> Tensor:
     """Random points of the search space with the spectrum of the data.
 
@@ -23,13 +29,15 @@ def random_starts(
         Their typical Euclidean norm.
     generator : torch.Generator
         Source of randomness, on the CPU.
+    far : bool, default False
+        Whether points larger than typical are wanted; see `place`.
 
     Returns
     -------
     Tensor of shape (count, k)
     """
     draws = torch.randn(count, len(spectrum), generator=generator, dtype=torch.float64)
-    return place(draws.to(spectrum) * spectrum, last, norm, generator)
+    return place(draws.to(spectrum) * spectrum, last, norm, generator, far=far)
 
 
 def tensor_starts(
@@ -73,12 +81,17 @@ def tensor_starts(
 
 
 def place(
-    directions: Tensor, last: Tensor | None, norm: float, generator: torch.Generator
+    directions: Tensor,
+    last: Tensor | None,
+    norm: float,
+    generator: torch.Generator,
+    *,
+    far: bool = False,
 ) -> Tensor:
     """Scale directions to plausible samples.
 
     With a bias the last coordinate fixes scale and sign; where that would make a sample larger
-    than 1.3 times the typical norm, and than up to three times the least norm there is, it is
+    than 1.3 times the typical norm (if `far`, than up to three times the least norm there is) it is
     shortened and moved back to ``last @ x == 1``. Without one the norm is drawn within a factor of
     four around the typical one.
     """
