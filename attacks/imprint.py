@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.layers import LinearPair, find_linear_pairs, private_copy
+from attacks.tensor.layers import LinearPair, input_pair, private_copy
 
 ALIKE = 1e-6
 """Relative distance below which rows count as the same."""
@@ -62,8 +62,8 @@ class ImprintAttack(Attack):
         if problem.loss != "cross_entropy" or not len(full):
             return Reconstruction(
                 inputs=inputs.to(dtype),
-                certified=torch.zeros(len(full), dtype=torch.bool),
-                residual=torch.zeros(len(full), dtype=dtype),
+                certified=torch.zeros_like(full, dtype=torch.bool),
+                residual=torch.zeros_like(full, dtype=dtype),
                 info=info,
             )
         expected = _steps(bias_gradients(problem, pair.hidden, inputs)[:, :, order], dim=-1)
@@ -87,12 +87,7 @@ def imprinted_pair(problem: Problem) -> LinearPair:
     NotApplicable
         If there is none, or its rows differ, or its activation has no kink.
     """
-    pairs = find_linear_pairs(problem.model, problem.input_shape)
-    pair = next((p for p in pairs if p.at_input), None)
-    if pair is None:
-        raise NotApplicable(
-            "The model does not begin with Linear - elementwise activation - Linear."
-        )
+    pair = input_pair(problem.model, problem.input_shape)
     state = dict(problem.model.named_parameters())
     rows = state[f"{pair.hidden}.weight"].detach()
     columns = state[f"{pair.outgoing}.weight"].detach().T
@@ -166,7 +161,7 @@ def explained(expected: Tensor, observed: Tensor, tolerance: float) -> tuple[int
     if not len(sizes):
         return (
             len(observed),
-            torch.zeros(len(observed), dtype=torch.int64),
+            torch.zeros_like(observed, dtype=torch.int64),
             torch.ones_like(observed),
         )
     misfits = (expected[None] / sizes[:, None, None] / observed[None, :, None] - 1).abs()

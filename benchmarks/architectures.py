@@ -120,7 +120,7 @@ ROWS: dict[str, Row] = {
 
 Peer = Callable[[int], Attack]
 PEERS: dict[str, Peer] = {
-    "inverting_gradients": lambda n: InvertingGradients(n, tv=1e-3),
+    "inverting_gradients": lambda n: InvertingGradients(n, tv=1e-3, logarithmic=False),
     "feature_matching": lambda n: FeatureMatching(n, tv=1e-3),
 }
 

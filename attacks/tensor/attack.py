@@ -17,7 +17,7 @@ from torch import nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.tensor.assembly import assemble
-from attacks.tensor.layers import LinearPair, find_linear_pairs
+from attacks.tensor.layers import LinearPair, input_pair
 from attacks.tensor.noisy import STUCK, refine
 from attacks.tensor.peeling import Found, peel
 from attacks.tensor.pruned import fill, lost
@@ -107,13 +107,7 @@ class TensorAttack(Attack):
 
 def readable_pair(problem: Problem) -> LinearPair:
     """The pair of linear layers at the model's input, or a reason why there is none."""
-    pairs = find_linear_pairs(problem.model, problem.input_shape)
-    pair = next((p for p in pairs if p.at_input), None)
-    if pair is None:
-        raise NotApplicable(
-            "The model does not begin with Linear - elementwise activation - Linear; "
-            "FeatureInversion (attack=features) reads such layers behind a front end."
-        )
+    pair = input_pair(problem.model, problem.input_shape)
     if pair.activation.kind in ("linear", "quadratic"):
         raise NotApplicable(
             f"The activation behind {pair.hidden!r} is {pair.activation.kind}: its gradient "

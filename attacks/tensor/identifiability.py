@@ -15,10 +15,10 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Loss, NotApplicable
+from attacks.base import Loss
 from attacks.tensor.activation import Activation, Kind
 from attacks.tensor.hermite import gaussian_moments
-from attacks.tensor.layers import find_linear_pairs
+from attacks.tensor.layers import input_pair
 from attacks.tensor.symmetry import is_homogeneous, is_odd, polynomial_degree
 
 ILL_CONDITIONED = 1e3
@@ -118,11 +118,7 @@ def identifiability(
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     if loss not in get_args(Loss):
         raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(Loss))}.")
-    pair = next((p for p in find_linear_pairs(model, input_shape) if p.at_input), None)
-    if pair is None:
-        raise NotApplicable(
-            "The model does not begin with Linear - elementwise activation - Linear."
-        )
+    pair = input_pair(model, input_shape)
     hidden, outgoing = model.get_submodule(pair.hidden), model.get_submodule(pair.outgoing)
     assert isinstance(hidden, nn.Linear)
     assert isinstance(outgoing, nn.Linear)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacks.base import NotApplicable
 from attacks.tensor.activation import Activation, probe
 from attacks.tensor.tracing import Function, Link, linked_layers, same_values
 
@@ -70,6 +71,28 @@ def find_linear_pairs(
     model = private_copy(model)
     links = linked_layers(model, input_shape)
     return [pair for link in links if (pair := _examine(model, link)) is not None]
+
+
+def input_pair(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> LinearPair:
+    """The Linear - activation - Linear at a module's input.
+
+    Parameters
+    ----------
+    model, input_shape
+        As for `find_linear_pairs`.
+
+    Raises
+    ------
+    NotApplicable
+        If the module does not begin that way.
+    """
+    pair = next((p for p in find_linear_pairs(model, input_shape) if p.at_input), None)
+    if pair is None:
+        raise NotApplicable(
+            "The model does not begin with Linear - elementwise activation - Linear; "
+            "FeatureInversion (attack=features) reads such layers behind a front end."
+        )
+    return pair
 
 
 def _examine(model: nn.Module, link: Link) -> LinearPair | None:

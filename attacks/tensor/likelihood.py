@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 
-from attacks.tensor.equation import conjugate_gradients
 from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.linear_algebra import conjugate_gradients
 
 Tensors = dict[str, Tensor]
 Pull = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]

@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.tensor.equation import SampleEquation, State, Trust, generalised_eigh
+from attacks.tensor.equation import SampleEquation, State, Trust
+from attacks.tensor.linear_algebra import generalised_eigh, gram
 
 
 class WhitenedEquation(SampleEquation):
@@ -50,7 +51,7 @@ class WhitenedEquation(SampleEquation):
         inside = features @ self.Q
         off = features - inside @ self.Q.T
         moved = inside * self.blur
-        values, vectors = generalised_eigh(_gram(off), _gram(moved))
+        values, vectors = generalised_eigh(gram(off), gram(moved))
         vectors = vectors.to(self.dtype)
         delta = vectors[:, :, 0]
         size = torch.einsum("nk,nkb->nb", delta, moved).norm(dim=1)
@@ -65,8 +66,3 @@ class WhitenedEquation(SampleEquation):
         # the normalisation |blur Q'D| changes along its own gradient
         counted = (column @ self.Q * self.blur.square()) @ self.Q.T
         return State(phi, delta, column, counted, residual, tangent, freedom, runner_up)
-
-
-def _gram(rows: Tensor) -> Tensor:
-    rows = rows.double()
-    return rows @ rows.transpose(1, 2)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks.tensor.equation import conjugate_gradients
 from attacks.tensor.gates import fit_gates
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size
+from attacks.tensor.linear_algebra import conjugate_gradients
 from attacks.tensor.moments import moment_slices
 from attacks.tensor.peeling import remainder
 from attacks.tensor.search import NEAR, SearchSettings, propose
