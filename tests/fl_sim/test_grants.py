@@ -16,7 +16,7 @@ from fl_sim.scenario import run_scenario
 from fl_sim.server import model_of
 
 NORMALISED = (
-    "data=cifar10_sample", "model=resnet18", "model.norm=batch", "model.channels=4",
+    "model=resnet18", "model.norm=batch", "model.channels=4",
     "clients.batch_size=4", "clients.count=2", "tracker=none",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_batch_statistics_are_those_the_clients_layers_saw(scenario):
 
 
 def test_a_model_without_batch_normalisation_has_no_statistics_to_grant(scenario):
-    config = scenario("data=cifar10_sample", "model=mlp", "clients.batch_size=4")
+    config = scenario("model=mlp", "clients.batch_size=4")
     federation = Federation(config)
     with pytest.raises(ScenarioError, match="no BatchNorm layer"):
         granted(["batchnorm_statistics"], federation, model_of(config, federation))
@@ -81,7 +81,7 @@ def test_what_an_attack_had_when_the_user_stopped_it_is_in_the_results(
     monkeypatch.setattr(core.Match, "evaluate", impatient)
     assert InvertingGradients().iterations > 1000  # it would not end by itself
     config = scenario(
-        "data=cifar10_sample", "model=lenet", "clients.batch_size=2", "clients.count=2",
+        "model=lenet", "clients.batch_size=2", "clients.count=2",
         "attack=inverting_gradients", "tracker=none", "attack.knows=[batch_size]",
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
