@@ -17,6 +17,7 @@ NOISY = 0.9
 TIGHT, LOOSER = 1.3, 1.6
 ROUNDING = 8.0
 WORST_ERROR = 1e-2
+CLEARLY = 3.0
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ def vouched(
     Two things are asked. The reconstructed batch must have the observed gradient, to within the
     noise. And a mixture must be visible: samples at a distance rho = `WORST_ERROR` |x| from x that
     share its column to first order leave a second-order trace |c| |D(x + rho) - D(x)| rho in the
-    gradient, which has to stand above the noise.
+    gradient, which has to stand clearly above the noise.
 
     Parameters
     ----------
@@ -206,4 +207,4 @@ def vouched(
     near = activation.slope((samples + step) @ layer.weight.T)[0]
     here = activation.slope(samples @ layer.weight.T)[0]
     trace = scale.abs() * ((near - here) * error).norm(dim=1) * rho[:, 0]
-    return trace > space.noise
+    return trace > CLEARLY * space.noise

@@ -187,7 +187,7 @@ def refine(
     -------
     Reconstruction
         `start` itself if the noise is too faint to matter, the batch is incomplete, or the fit does
-        not explain the gradient better.
+        not explain the gradient, or not better.
     """
     faint = gaps is None and noise_of(layer, space).level < FAINTEST
     shape = start.inputs.shape[1:]
@@ -211,8 +211,10 @@ def refine(
             other = _fitted(work, again)
             if other.misfit < 0.95 * batch.misfit:
                 batch, start = other, again
-    if batch.misfit <= STUCK or not smooth or gaps:
-        batch = work.widen(batch)
+    if batch.misfit > STUCK and smooth and not gaps:
+        # wrong samples, or not the mean loss that is fitted: clients may clip sample by sample
+        return replace(start, info=start.info | {"noise_level": work.noise.level, "stuck": True})
+    batch = work.widen(batch)
     return _reported(problem, pair, start, batch, work, retries)
 
 

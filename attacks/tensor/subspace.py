@@ -164,6 +164,8 @@ def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, 
 def _restricted(layer: LayerGradient, U2: Tensor) -> tuple[Tensor, Tensor]:
     """A' restricted to an orthonormal basis of the error space."""
     U, R = torch.linalg.qr(layer.outgoing.T @ U2)
+    if len(R) < R.shape[1]:  # fewer hidden units than errors have dimensions
+        return U, U2 @ torch.linalg.pinv(R)
     return U, torch.linalg.solve_triangular(R.T, U2.T, upper=False).T
 
 
