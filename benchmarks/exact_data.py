@@ -7,6 +7,7 @@ are the twenty ImageNet samples that come with foolbox (the extra `samples`).
 
 from __future__ import annotations
 
+import functools
 import gzip
 import itertools
 import os
@@ -24,6 +25,7 @@ SIDE = 32
 SHIFT = 4
 
 
+@functools.lru_cache(maxsize=2)
 def pictures(name: str, directory: str = DIRECTORY) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] of shape (n, d), and labels in 0 .. 9.
 
@@ -65,6 +67,7 @@ def _crops(photograph: Tensor, stride: int) -> Tensor:
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3 * SIDE * SIDE).contiguous()
 
 
+@functools.lru_cache(maxsize=2)
 def fashion_mnist(directory: str = DIRECTORY, part: str = "t10k") -> tuple[Tensor, Tensor]:
     """Test images in [0, 1] of shape (10000, 784), and their labels; 60000 for part "train"."""
     images = _idx(Path(directory) / f"{part}-images-idx3-ubyte.gz", 16)

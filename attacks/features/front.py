@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from attacks.matching.client import private_model
 from attacks.tensor.layers import LinearPair
+from attacks.tensor.tracing import ancestors
 
 
 class _Reached(Exception):
@@ -158,23 +159,10 @@ def _traced_tail(model: nn.Module, hidden: str) -> nn.Module | None:
     sink = next(n for n in graph.nodes if n.op == "output")
     rest = fx.Graph()
     copied: dict[fx.Node, Any] = {cut: rest.placeholder("features")}
-    needed = _ancestors(sink, cut)
+    needed = ancestors(sink, cut)
     for node in graph.nodes:
         if node in needed and node.op == "placeholder":
             return None
         if node in needed:
             copied[node] = rest.node_copy(node, copied.__getitem__)
     return fx.GraphModule(model, rest)
-
-
-def _ancestors(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
-    """A node and everything it is computed from, up to `stop`."""
-    found: set[fx.Node] = set()
-    frontier = [node]
-    while frontier:
-        current = frontier.pop()
-        if current is stop or current in found:
-            continue
-        found.add(current)
-        frontier.extend(current.all_input_nodes)
-    return found

@@ -89,16 +89,9 @@ def _subgraph(
     model: nn.Module, nodes: list[fx.Node], source: fx.Node, target: fx.Node
 ) -> Function | None:
     """The value of one node as a function of another's alone, or None if it needs more."""
-    needed: set[fx.Node] = set()
-    frontier = [target]
-    while frontier:
-        node = frontier.pop()
-        if node is source or node in needed:
-            continue
-        if node.op == "placeholder":
-            return None
-        needed.add(node)
-        frontier.extend(node.all_input_nodes)
+    needed = ancestors(target, source)
+    if any(node.op == "placeholder" for node in needed):
+        return None
     ordered = [n for n in nodes if n in needed]
 
     def run(x: Tensor) -> Tensor:
@@ -108,6 +101,19 @@ def _subgraph(
         return values[target]
 
     return run
+
+
+def ancestors(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
+    """A node and everything it is computed from, up to `stop`."""
+    found: set[fx.Node] = set()
+    frontier = [node]
+    while frontier:
+        current = frontier.pop()
+        if current is stop or current in found:
+            continue
+        found.add(current)
+        frontier.extend(current.all_input_nodes)
+    return found
 
 
 def _evaluate(model: nn.Module, node: fx.Node, values: dict, dtype: torch.dtype) -> Any:

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from fl_sim.report.formats import plural
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from fl_sim.evaluation.confidence import Estimate
 
 INK, SOFT, LINE, LEAK, SEAL, BACK = (f"#0000{k:02x}" for k in range(0xA1, 0xA7))
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", LEAK: "leak", SEAL: "seal", BACK: "card"}
@@ -184,6 +186,17 @@ def _svg(draw: Callable[[Axes], None], name: str) -> str:
         draw(axes)
 
     return drawing(fill, name)
+
+
+def band(
+    axes: Axes, x: Sequence[float], values: list[Estimate], color: str, label: str, style: Any
+) -> None:
+    """Draw means joined by a line, and their intervals, cut to [0, 1], as a band."""
+    means = [v.mean for v in values]
+    low = [max(0.0, v.mean - (v.half or 0.0)) for v in values]
+    high = [min(1.0, v.mean + (v.half or 0.0)) for v in values]
+    axes.fill_between(x, low, high, color=color, alpha=0.14, linewidth=0)
+    axes.plot(x, means, color=color, linestyle=style, marker="o", markeredgecolor=BACK, label=label)
 
 
 def drawing(

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from fl_sim.evaluation.confidence import Estimate
 from fl_sim.report import formats
-from fl_sim.report.charts import BACK, INK, LEAK, LINE, SEAL, SOFT, Chart, drawing
+from fl_sim.report.charts import INK, LEAK, LINE, SEAL, SOFT, Chart, band, drawing
 from fl_sim.report.frontier import UNDEFENDED, Point
 
 if TYPE_CHECKING:
@@ -48,9 +47,9 @@ def _chart(name: str, own: list[tuple[float, Point]], plain: Point | None) -> Ch
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         axes.set_xscale("log")
-        _line(axes, strengths, [p.read for p in points], LEAK, "-", "images read exactly")
-        _line(axes, strengths, [p.ssim for p in points], SEAL, (0, (4, 2)), "median SSIM")
-        _line(axes, strengths, [p.accuracy for p in points], INK, "-", "test accuracy")
+        band(axes, strengths, [p.read for p in points], LEAK, "images read exactly", "-")
+        band(axes, strengths, [p.ssim for p in points], SEAL, "median SSIM", (0, (4, 2)))
+        band(axes, strengths, [p.accuracy for p in points], INK, "test accuracy", "-")
         if plain is not None:
             axes.axhline(plain.accuracy.mean, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.text(
@@ -66,16 +65,6 @@ def _chart(name: str, own: list[tuple[float, Point]], plain: Point | None) -> Ch
 
     svg = drawing(fill, f"strength-{name.lower().replace(' ', '-')}", (10.4, 3.8))
     return Chart(f"{name} over its strength", svg, _words(own))
-
-
-def _line(
-    axes: Axes, x: list[float], values: list[Estimate], color: str, style: object, label: str
-) -> None:
-    means = [v.mean for v in values]
-    low = [max(0.0, v.mean - (v.half or 0.0)) for v in values]
-    high = [min(1.0, v.mean + (v.half or 0.0)) for v in values]
-    axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-    axes.plot(x, means, color=color, linestyle=style, marker="o", markeredgecolor=BACK, label=label)  # type: ignore[arg-type]
 
 
 def _budgets(axes: Axes, own: list[tuple[float, Point]]) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fl_sim.evaluation.confidence import Estimate, estimate
 from fl_sim.records import AttackRow, Results, TrainingRow
-from fl_sim.report.charts import BACK, INK, LEAK, SEAL, Chart, drawing, whole_numbers
+from fl_sim.report.charts import INK, LEAK, SEAL, Chart, band, drawing, whole_numbers
 from fl_sim.report.formats import percent_within, share
 from fl_sim.report.frontier import middle
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LEAST = 3
@@ -42,9 +41,9 @@ def trajectory_chart(results: Results) -> Chart | None:
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
-        _band(axes, rounds, read, LEAK, "images read exactly", "-")
-        _band(axes, rounds, alike, SEAL, "median SSIM", (0, (4, 2)))
-        _band(axes, [t.round for t in results.training], learned, INK, "test accuracy", "-")
+        band(axes, rounds, read, LEAK, "images read exactly", "-")
+        band(axes, rounds, alike, SEAL, "median SSIM", (0, (4, 2)))
+        band(axes, [t.round for t in results.training], learned, INK, "test accuracy", "-")
         axes.set_ylim(-0.03, 1.08)
         axes.yaxis.set_major_formatter(lambda y, _: share(round(y, 6)))
         axes.xaxis.set_major_locator(whole_numbers())
@@ -77,15 +76,3 @@ def _over(rows: list[AttackRow], figure: Callable[[AttackRow], float]) -> Estima
     found = estimate(figure(row) for row in rows)
     assert found is not None
     return found
-
-
-def _band(
-    axes: Axes, rounds: list[int], values: list[Estimate], color: str, label: str, style: Any
-) -> None:
-    means = [v.mean for v in values]
-    low = [max(0.0, v.mean - (v.half or 0.0)) for v in values]
-    high = [min(1.0, v.mean + (v.half or 0.0)) for v in values]
-    axes.fill_between(rounds, low, high, color=color, alpha=0.14, linewidth=0)
-    axes.plot(
-        rounds, means, color=color, linestyle=style, marker="o", markeredgecolor=BACK, label=label
-    )
