@@ -1,11 +1,13 @@
 """Theory beside measurement: the bounds of arXiv 2402.09478 and the errors they bound.
 
-    python benchmarks/theory.py            # some minutes on one core
+    python benchmarks/theory.py [--only m dropout]       # some minutes on one core
 
 Upper bounds: the published estimator on the founding paper's model (z^2 + z^3, x_i = e_i, residual
 offset 30), d = 20, m = 2000, B = 2, one thing varied at a time; RMS error over the batch, mean over
-seeds. Noise is in units of one sample's part of a gradient entry. Each curve's one constant is
-fitted at its first point, where nothing protects (or the size is the smallest).
+seeds. Noise is in units of one sample's part of a gradient entry; under DP-SGD each sample's
+gradient is clipped first, to a norm C of 1/overshoot times the mean norm, and the noise is
+`DP_NOISE`. Each curve's one constant is fitted at its first point, where nothing protects (or the
+size is the smallest, or nothing is clipped).
 
 Lower bound: `TensorAttack` on a GELU network of width 128 and images of 7 x 7 pixels, B = 4, under
 noise on every coordinate; sigma^2 Tr((J J')^-1) is computed for that very model and batch.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,12 @@ VARIED: dict[str, list[float]] = {
     "steps": [1, 2, 4, 8],
     "noise": [0, 1, 3, 10, 30],
     "dropout": [0, 0.25, 0.5, 0.75, 0.9],
+    "overshoot": [0.5, 1, 2, 4, 8, 16],
 }
+DP_NOISE = 1.0
+"""Noise of the DP-SGD panel."""
+
+LOWER = "lower bound"
 LEVELS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Standard deviations of the noise over the root mean square of the gradient's entries."""
 
@@ -65,18 +72,35 @@ def observed(setting: dict[str, Any], seed: int) -> tuple[nn.Module, dict[str, T
     steps = int(setting["steps"])
     for _ in range(steps):
         hidden = model[1](model[0](inputs)) * kept / (1 - setting["dropout"])
-        loss = ((hidden @ model[2].weight[0]) - labels + OFFSET).square().mean()
-        parts = torch.autograd.grad(loss, list(model.parameters()))
+        losses = ((hidden @ model[2].weight[0]) - labels + OFFSET).square()
+        parts, unit = clipped(losses, list(model.parameters()), setting["overshoot"])
         with torch.no_grad():
             for (name, parameter), part in zip(model.named_parameters(), parts, strict=True):
                 total[name] += part / steps
                 parameter -= STEP / m * part
     model.load_state_dict(sent)
-    for name, value in total.items():
-        unit = value.square().mean().sqrt() / count
+    for (name, value), size in zip(total.items(), unit, strict=True):
         noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-        total[name] = value + setting["noise"] * unit * noise
+        total[name] = value + setting["noise"] * size / count * noise
     return model, total, inputs
+
+
+def clipped(
+    losses: Tensor, parameters: list[nn.Parameter], overshoot: float
+) -> tuple[list[Tensor], list[float]]:
+    """Return the mean of the samples' clipped gradients, and the size (RMS) of the unclipped mean.
+
+    They are clipped to the mean norm over `overshoot`; not at all where that is 1 or less.
+    """
+    plain = torch.autograd.grad(losses.mean(), parameters, retain_graph=True)
+    sizes = [float(part.square().mean().sqrt()) for part in plain]
+    if overshoot <= 1:
+        return list(plain), sizes
+    each = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    norms = torch.stack([sum(part.square().sum() for part in parts).sqrt() for parts in each])
+    factors = (norms.mean() / overshoot / norms).clamp_max(1) / len(losses)
+    scaled = ([f * part for part in parts] for f, parts in zip(factors, each, strict=True))
+    return [sum(same) for same in zip(*scaled, strict=True)], sizes
 
 
 def published(setting: dict[str, Any], seed: int) -> float:
@@ -92,17 +116,20 @@ def published(setting: dict[str, Any], seed: int) -> float:
     return squared_error(found.inputs, inputs, model[1]) ** 0.5
 
 
-def upper_rows(seeds: int) -> Iterator[dict[str, Any]]:
+def upper_rows(names: Container[str], seeds: int) -> Iterator[dict[str, Any]]:
     """Measure the published estimator with one thing varied at a time, beside its bound."""
     for key, values in VARIED.items():
+        if key not in names:
+            continue
         constant = None
         for value in values:
-            usual = {"d": D, "m": M, "B": B, "steps": 1, "noise": 0.0, "dropout": 0.0}
-            setting = {**usual, key: value}
+            usual = {"d": D, "m": M, "B": B, "steps": 1, "dropout": 0.0, "overshoot": 0.0}
+            setting = {**usual, "noise": DP_NOISE if key == "overshoot" else 0.0, key: value}
             measured = [published(setting, seed) for seed in range(seeds)]
             mean = sum(measured) / seeds
             sizes = {k: int(setting[k]) for k in ("B", "d", "m", "steps")}
-            curve = upper_bound(**sizes, noise=setting["noise"], dropout=setting["dropout"])
+            protection = {k: setting[k] for k in ("noise", "dropout", "overshoot")}
+            curve = upper_bound(**sizes, **protection)
             constant = constant or mean / curve
             spread = torch.tensor(measured).std().item() if seeds > 1 else 0.0
             yield {
@@ -145,7 +172,7 @@ def lower_rows(seeds: int) -> Iterator[dict[str, Any]]:
             bounds.append((bound / x.numel()) ** 0.5)
         if errors:
             yield {
-                "varied": "lower bound", "value": level, "measured": sum(errors) / len(errors),
+                "varied": LOWER, "value": level, "measured": sum(errors) / len(errors),
                 "std": torch.tensor(errors).std().item() if len(errors) > 1 else 0.0,
                 "bound": sum(bounds) / len(bounds), "constant": 1.0, "seeds": len(errors),
             }  # fmt: skip
@@ -154,11 +181,18 @@ def lower_rows(seeds: int) -> Iterator[dict[str, Any]]:
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw each varied quantity as a panel: dots measured, line theory."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     names = list(dict.fromkeys(row["varied"] for row in rows))
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     panels = figure.subplots(2, 4).flat
-    titles = {"steps": "local steps K", "lower bound": "noise over rms: exact attack, lower bound"}
+    titles = {
+        "steps": "local steps K",
+        "noise": "noise σ",
+        "dropout": "dropout p",
+        "overshoot": f"DP-SGD, σ = {DP_NOISE:g}: norm / bound C",
+        LOWER: "exact attack (lower bound): σ / RMS",
+    }
     for axes, name in zip(panels, names, strict=False):
         own = [row for row in rows if row["varied"] == name]
         x = [row["value"] for row in own]
@@ -168,8 +202,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             fmt="o", color="#c81e3a", label="measured",
         )  # fmt: skip
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         if min(x) > 0:
             axes.set_xscale("log")
+            axes.set_xticks(x, [f"{value:.0e}" if value < 1e-3 else f"{value:g}" for value in x])
+            axes.set_xticks([], minor=True)
         axes.set_xlabel(titles.get(name, name))
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(figure.axes)[len(names) :]:
@@ -179,21 +218,36 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def finished(path: Path) -> list[dict[str, Any]]:
+    """Read the rows on disk."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+    types = {"varied": str, "seeds": int}
+    return [{k: types.get(k, float)(v) for k, v in row.items()} for row in rows]
+
+
 def main() -> None:
     """Measure, print, write results/theory/{theory.csv,theory.png}."""
+    names = [*VARIED, LOWER]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="curves to measure")
+    chosen = parser.parse_args()
     table = Table("varied", "value", "measured", "std", "theory", "seeds")
-    rows = []
-    for row in [*upper_rows(seeds), *lower_rows(seeds)]:
+    rows = [row for row in finished(RESULTS / "theory.csv") if row["varied"] not in chosen.only]
+    measured = upper_rows(chosen.only, chosen.seeds)
+    lower = lower_rows(chosen.seeds) if LOWER in chosen.only else ()
+    for row in (*measured, *lower):
         rows.append(row)
         figures = (f"{row[key]:.3g}" for key in ("value", "measured", "std", "bound", "seeds"))
         table.add_row(row["varied"], *figures)
     Console().print(table)
+    rows.sort(key=lambda row: names.index(row["varied"]))
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / "theory.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     plot(rows, RESULTS / "theory.png")
