@@ -23,6 +23,7 @@ from attacks.updates.epochs import relaxed, schedules
 from attacks.updates.finish import Hypothesis, fixed_point, gauss_newton
 from attacks.updates.membership import misfits, straight_path, walk_epoch
 from attacks.updates.search import Settings, rough_samples
+from attacks.updates.swaps import swapped
 
 Attempt = tuple[str, Hypothesis, float]
 """What the steps took, the samples, and the misfit that remains."""
@@ -152,6 +153,9 @@ class Case:
                     goal,
                     generator,
                     spread,
+                )
+                guess = swapped(
+                    self.client, self.observed, guess, last, schedule.batches, 2 * self.goal
                 )
                 yield self._ended(name, guess, True)
 

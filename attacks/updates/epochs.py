@@ -3,7 +3,7 @@
 No step's parameters but the first are known then, and every sample is taken several times. In place
 of an assignment each sample gets a share of every step; its shares of an epoch sum to one, and all
 shares of a step to the batch size. Samples and shares together are fitted to the update, the shares
-are rounded, and the samples fitted again.
+are rounded, and what came out in the wrong step changes places (`swaps`).
 Needs a smooth activation: through hard gates an update says next to nothing about the shares.
 """
 

@@ -121,7 +121,7 @@ def fixed_point(
 
     Returns as `gauss_newton`; the best iterate counts.
     """
-    best, least = _walk(client, observed, guess, guess.points, last, robust)
+    best, least = approach(client, observed, guess, guess.points, last, robust)
     if generator is None:
         return best, least
     free = free_directions(best.shape[1], last, best)
@@ -132,13 +132,13 @@ def fixed_point(
         noise = noise.to(best) @ free.T
         size = min(size * least, 0.1)
         noise = noise * size * best.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
-        points, error = _walk(client, observed, guess, best + noise, last, robust)
+        points, error = approach(client, observed, guess, best + noise, last, robust)
         if error < least:
             best, least = points, error
     return best, least
 
 
-def _walk(
+def approach(
     client: ReducedClient,
     observed: Tensors,
     guess: Hypothesis,
@@ -148,7 +148,10 @@ def _walk(
     iterations: int = 40,
     memory: int = 15,
 ) -> tuple[Tensor, float]:
-    """Fixed-point iteration with Anderson acceleration from one start."""
+    """Iterate towards a fixed point from one start, with Anderson acceleration.
+
+    Returns as `gauss_newton`; the best iterate counts.
+    """
     update = observed[f"{client.hidden}.weight"]
     best, least, stale = points, float(misfit(client, observed, guess, points).norm()), 0
     past: list[tuple[Tensor, Tensor]] = []

@@ -1,5 +1,7 @@
 """The parts of the attack on several steps, each held to what it says it does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,8 @@ from attacks.updates.client import followed
 from attacks.updates.epochs import schedules
 from attacks.updates.least_squares import Scaling, levenberg_marquardt, linearised
 from attacks.updates.membership import greedy, misfits, walk_epoch
-from tests.attacks.updates.test_updates import epoch, same, simulated
+from attacks.updates.swaps import exchanges, swapped
+from tests.attacks.updates.test_updates import epoch, same, simulated, two_epochs
 
 
 @given(k=st.integers(1, 5), size=st.integers(1, 5), seed=st.integers(0, 100))
@@ -105,3 +108,30 @@ def test_columns_under_each_label_add_up_to_the_update():
     states = client.path(truth.points, truth.labels, truth.order, shares)[:-1]
     columns = client.class_columns(states, truth.points)[:, torch.arange(6), truth.labels] / 6
     assert torch.allclose(columns.sum(0).T @ truth.points, observed["0.weight"], atol=1e-12)
+
+
+@given(n=st.sampled_from([4, 6, 8]), epochs=st.integers(1, 3))
+def test_exchanges_keep_every_sample_once_an_epoch_and_differ(n, epochs):
+    order = torch.stack([torch.randperm(n) for _ in range(epochs)]).reshape(epochs * 2, n // 2)
+    seen = {tuple(order.flatten().tolist())}
+    for new in exchanges(order, 2):
+        rows = new.reshape(epochs, n)
+        assert torch.equal(rows.sort(1).values, torch.arange(n).expand(epochs, n))
+        if epochs == 1:
+            assert int((new != order).sum()) == 2
+            assert tuple(new.flatten().tolist()) not in seen
+        seen.add(tuple(new.flatten().tolist()))
+    assert epochs > 1 or len(seen) == 1 + (n // 2) ** 2
+
+
+def test_samples_in_wrong_steps_find_their_places():
+    client, observed, truth, space = simulated(nn.GELU, two_epochs(8, 4))
+    i, j = 1, 3  # apart in both epochs; one exchange alone does not mend it
+    wrong = truth.order.clone()
+    wrong[truth.order == i], wrong[truth.order == j] = j, i
+    assert not torch.equal(wrong.sort(1).values, truth.order.sort(1).values)
+    near = truth.points + 1e-4 * torch.randn_like(truth.points)
+    guess = swapped(
+        client, observed, replace(truth, points=near, order=wrong), space.last, 2, goal=1e-6
+    )
+    assert torch.equal(guess.order.sort(1).values, truth.order.sort(1).values)
