@@ -17,6 +17,7 @@ from attacks.labels import inferred_labels
 from attacks.linear import LinearCall, batch_size_of, linear_calls, resolve_input_shape
 from attacks.matching.client import Client, private_model
 from attacks.matching.core import Best, Match, Start, descend
+from attacks.matching.kernels import count_products, suited_kernels
 from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
@@ -44,6 +45,8 @@ class Setting:
         Granted range of the inputs.
     outputs : int
         Number of the model's outputs.
+    products : int
+        Multiplications in a forward pass of the batch.
     """
 
     problem: Problem
@@ -54,6 +57,7 @@ class Setting:
     target: list[Tensor]
     bounds: Bounds
     outputs: int
+    products: int
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal numbers from the problem's generator, on the model's device."""
@@ -100,7 +104,8 @@ class MatchingAttack(Attack):
         started = time.perf_counter()
         info: dict[str, Any] = {"interrupted": False}
         try:
-            info |= self.search(setting, best)
+            with suited_kernels(setting.products):
+                info |= self.search(setting, best)
         except KeyboardInterrupt:
             info["interrupted"] = True
         seconds = time.perf_counter() - started
@@ -129,7 +134,7 @@ class MatchingAttack(Attack):
             model, tuple(problem.gradient), problem.loss, self.local_steps, self.local_lr
         )
         target = [g.to(dtype) for g in problem.gradient.values()]
-        outputs = _count_outputs(problem.gradient, problem, shape)
+        outputs, products = _size_of(problem, shape)
         return Setting(
             problem=problem,
             shape=(size, *shape),
@@ -139,6 +144,7 @@ class MatchingAttack(Attack):
             target=target,
             bounds=_bounds(problem, (size, *shape), target[0]),
             outputs=outputs,
+            products=size * products,
         )
 
     def _labels(
@@ -209,12 +215,14 @@ def _bounds(problem: Problem, shape: tuple[int, ...], like: Tensor) -> Bounds:
     return low, high.expand(torch.broadcast_shapes(low.shape, high.shape))
 
 
-def _count_outputs(gradient: dict[str, Tensor], problem: Problem, shape: tuple[int, ...]) -> int:
-    like = next(iter(gradient.values()))
+def _size_of(problem: Problem, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Outputs and products in convolutions for one input."""
+    like = next(iter(problem.gradient.values()))
     model = private_model(problem.model, like.dtype).eval()
+    one = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
     with torch.no_grad():
-        output: Tensor = model(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
-    return output.numel()
+        output: Tensor = model(one)
+    return output.numel(), count_products(model, one)
 
 
 def _origin(problem: Problem, setting: Setting) -> str:

@@ -25,7 +25,7 @@ class InvertingGradients(MatchingAttack):
         Steps per restart; the paper takes 4800 to 24000.
     restarts : int, default 1
         Descents from different random images; the best objective wins.
-    tv : float, default 0.1
+    tv : float, default 0.5
         Weight of the total variation (mean absolute difference, down plus across).
     logarithmic : bool, default True
         Whether the logarithm of the distance is minimised. The paper's objective is False, with a
@@ -42,7 +42,7 @@ class InvertingGradients(MatchingAttack):
         self,
         iterations: int = 2000,
         restarts: int = 1,
-        tv: float = 0.1,
+        tv: float = 0.5,
         logarithmic: bool = True,
         lr: float = 0.1,
         signed: bool = True,

@@ -12,6 +12,7 @@ from torch import nn
 
 from attacks.matching.client import Client, mean_loss, private_model
 from attacks.matching.core import Best, Match, Start, descend
+from attacks.matching.kernels import SMALL, count_products, suited_kernels
 from attacks.matching.objective import ROUNDING, cosine, logarithm, squared
 from attacks.matching.optimizers import LBFGS, Adam
 from attacks.matching.priors import (
@@ -244,3 +245,19 @@ def test_features_are_compared_by_direction_and_only_where_known():
     assert prior.penalty().item() < 1e-12
     model(inputs.flip(0))
     assert prior.penalty().item() > 1e-3
+
+
+def test_small_networks_convolve_without_onednn_and_get_the_same_gradient():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 5))
+    x, labels = torch.rand(2, 3, 8, 8), torch.tensor([1, 4])
+    assert count_products(model, x) == 2 * 4 * 36 * 27
+    client = Client(model, ("0.weight",), "cross_entropy")
+    usual = client.gradient(x, labels)[0]
+    before = torch.backends.mkldnn.enabled
+    with suited_kernels(SMALL - 1):
+        assert not torch.backends.mkldnn.enabled
+        own = client.gradient(x, labels)[0]
+    assert torch.backends.mkldnn.enabled == before
+    assert torch.allclose(usual, own, atol=1e-6)
+    with suited_kernels(SMALL):
+        assert torch.backends.mkldnn.enabled == before
