@@ -34,8 +34,8 @@ class UpdateTensorAttack(TensorAttack):
     """`TensorAttack` for clients that take several steps of SGD at a public learning rate.
 
     All steps take the same batch, or each takes its own (one epoch of mini-batches), or several
-    epochs do (smooth activations); which it was is read off the update. Momentum is followed if it
-    is public. One step, and the squared loss, are left to `TensorAttack`.
+    epochs do; which it was is read off the update. Momentum is followed if it is public. One step,
+    and the squared loss, are left to `TensorAttack`.
 
     Parameters
     ----------

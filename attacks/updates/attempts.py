@@ -19,8 +19,8 @@ from attacks.tensor.peeling import Found
 from attacks.tensor.subspace import GradientSpace
 from attacks.updates.client import ReducedClient, Tensors
 from attacks.updates.epoch import first_batch, peel_kinked, peel_smooth
-from attacks.updates.epochs import relaxed, schedules
-from attacks.updates.finish import Hypothesis, fixed_point, gauss_newton
+from attacks.updates.epochs import Schedule, relaxed, schedules, shuffled
+from attacks.updates.finish import HOPELESS, Hypothesis, fixed_point, gauss_newton
 from attacks.updates.membership import misfits, straight_path, walk_epoch
 from attacks.updates.search import Settings, rough_samples
 from attacks.updates.swaps import swapped
@@ -33,6 +33,9 @@ PEELINGS = 3
 
 SPREADS = (0.0, 0.3, 0.3)
 """Of the shares that several epochs begin with; there are local minima."""
+
+SHUFFLES = 3
+"""Random orders that several epochs behind hard gates begin with."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,13 @@ class Case:
             labels = self._labels(points)
             order = torch.arange(len(points), device=points.device).repeat(steps, 1)
             whole = len(points) == self.space.rank
-            yield self._ended("one batch", Hypothesis(points, labels, order), whole)
-            if whole and not self.kinked and fraction == q:
-                yield from self._several_epochs(points, labels)
+            attempt = self._ended("one batch", Hypothesis(points, labels, order), whole)
+            yield attempt
+            if whole and fraction == q:
+                if self.kinked:
+                    yield from self._kinked_epochs(*attempt[1:])
+                else:
+                    yield from self._several_epochs(points, labels)
 
     @property
     def kinked(self) -> bool:
@@ -154,10 +161,28 @@ class Case:
                     generator,
                     spread,
                 )
-                guess = swapped(
-                    self.client, self.observed, guess, last, schedule.batches, 2 * self.goal
-                )
-                yield self._ended(name, guess, True)
+                yield self._ended(name, self._swapped(guess, schedule), True)
+
+    def _kinked_epochs(self, start: Hypothesis, misfit: float) -> Iterator[Attempt]:
+        """Let samples change places from random orders on; hard gates allow no shares."""
+        if misfit > HOPELESS:
+            return
+        for schedule in schedules(len(start), self.problem.local.steps):
+            for _ in range(SHUFFLES):
+                order = shuffled(schedule, self.problem.generator).to(start.order)
+                guess = self._swapped(replace(start, order=order), schedule)
+                yield self._ended(f"{schedule.epochs} epochs", guess, True)
+
+    def _swapped(self, guess: Hypothesis, schedule: Schedule) -> Hypothesis:
+        return swapped(
+            self.client,
+            self.observed,
+            guess,
+            self.space.last,
+            schedule.batches,
+            2 * self.goal,
+            self.kinked,
+        )
 
     def _ended(self, name: str, guess: Hypothesis, complete: bool) -> Attempt:
         """Make the simulated update equal the observed one, as far as it goes."""

@@ -4,7 +4,8 @@ No step's parameters but the first are known then, and every sample is taken sev
 of an assignment each sample gets a share of every step; its shares of an epoch sum to one, and all
 shares of a step to the batch size. Samples and shares together are fitted to the update, the shares
 are rounded, and what came out in the wrong step changes places (`swaps`).
-Needs a smooth activation: through hard gates an update says next to nothing about the shares.
+That needs a smooth activation: through hard gates an update says next to nothing about the shares,
+so there the places are changed from random orders on.
 """
 
 from __future__ import annotations
@@ -45,6 +46,13 @@ def schedules(samples: int, steps: int) -> list[Schedule]:
         for epochs in range(2, steps)
         if steps % epochs == 0 and samples % (steps // epochs) == 0 and steps // epochs > 1
     ]
+
+
+def shuffled(schedule: Schedule, generator: torch.Generator) -> Tensor:
+    """Draw a random order, int of shape (epochs * batches, size)."""
+    samples = schedule.batches * schedule.size
+    walks = [torch.randperm(samples, generator=generator) for _ in range(schedule.epochs)]
+    return torch.cat(walks).reshape(-1, schedule.size)
 
 
 def relaxed(

@@ -71,7 +71,7 @@ def swapped(
 def exchanges(order: Tensor, batches: int) -> Iterator[Tensor]:
     """Yield all orders (k, b) in which two samples have changed places, or two epochs.
 
-    Samples do so in one epoch or in several: to first order in the learning rate an update does not
+    Samples do so in one epoch or in two: to first order in the learning rate an update does not
     tell the epochs apart, so that one exchange alone may seem to make it worse.
     """
     steps, size = order.shape
@@ -84,7 +84,7 @@ def exchanges(order: Tensor, batches: int) -> Iterator[Tensor]:
     step = place // size
     for i, j in combinations(range(epochs.shape[1]), 2):
         apart = (step[:, i] != step[:, j]).nonzero()[:, 0].tolist()
-        for count in range(1, len(apart) + 1):
+        for count in range(1, min(len(apart), 2) + 1):
             for chosen in combinations(apart, count):
                 new = epochs.clone()
                 for e in chosen:
