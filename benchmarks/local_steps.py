@@ -108,7 +108,7 @@ def settings(seed: int) -> Iterator[Setting]:
                     yield Setting(activation, images, steps, 0, lr, width, seed)
                 for steps in epochs:
                     yield Setting(activation, images, steps, 1, lr, width, seed)
-                if images == 16 and activation == "GELU":
+                if images == 16:
                     yield Setting(activation, images, 4, 2, lr, width, seed)
     yield Setting("tanh", 32, 4, 1, 0.01, 1024, seed)
 
