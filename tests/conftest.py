@@ -1,6 +1,7 @@
-"""Settings of all tests: one torch thread, no telemetry, a scratch home for Flower."""
+"""Settings of all tests: one torch thread, no telemetry, a home for Flower, a working Ctrl-C."""
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -17,6 +18,8 @@ from fl_sim.config import register
 from fl_sim.sweep import job_folder
 
 torch.set_num_threads(1)  # the models of the tests are tiny
+# a shell makes its background jobs ignore Ctrl-C, and tests that press it would wait for ever
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
