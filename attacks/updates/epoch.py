@@ -35,6 +35,9 @@ from attacks.updates.search import (
 LATER = 0.15
 """Misfit at approximate parameters from which a sample is taken for one of a later step."""
 
+PATIENCE = 6
+"""How many times the usual number of searches the last samples of a batch are worth."""
+
 
 def peel_smooth(
     problem: Problem, pair: LinearPair, total: Tensors, settings: Settings
@@ -63,7 +66,7 @@ def peel_smooth(
         layer = layer_gradient(replace(problem, model=model, gradient=left), pair)
         space = truncated(gradient_space(layer), origin.rank - t * size)
         weight = layer.weight @ space.V
-        found = climb(space, weight, pair, problem.generator, settings, STRICT, size)
+        found = _whole_batch(space, weight, pair, problem.generator, settings, size, sure=t > 0)
         if len(found) < size:
             break
         samples = found.points @ space.V.T
@@ -93,8 +96,28 @@ def first_batch(
     if odd or size == 0:
         return None
     weight = layer.weight @ space.V
-    found = climb(space, weight, pair, problem.generator, settings, STRICT, size)
+    found = _whole_batch(space, weight, pair, problem.generator, settings, size, sure=False)
     return found if len(found) == size else None
+
+
+def _whole_batch(
+    space: GradientSpace,
+    weight: Tensor,
+    pair: LinearPair,
+    generator: torch.Generator,
+    settings: Settings,
+    size: int,
+    sure: bool,
+) -> Found:
+    """Search the samples that fit exactly, with more patience once it is `sure` that there are
+    some, as it is when one was found.
+    """
+    found = climb(space, weight, pair, generator, settings, STRICT, size)
+    if len(found) < size and (sure or len(found)):
+        patient = replace(settings, patience=PATIENCE * settings.patience)
+        wanted = size - len(found)
+        found = climb(space, weight, pair, generator, patient, STRICT, wanted, found)
+    return found
 
 
 def peel_kinked(
