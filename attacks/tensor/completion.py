@@ -111,7 +111,9 @@ def complete(
     if not error <= BELIEVED:
         return None
     V = _alternate(part, mask, rank, sweeps, start=V)
-    everything = _spread(matrix, known, rows, columns, V)
+    everything = spread(matrix, known, rows, columns, V)
+    if everything is None:
+        return None
     U, W, sure_rows, sure_columns = everything
     fit = U @ W.T
     values = torch.linalg.svdvals(fit[sure_rows][:, sure_columns])
@@ -228,13 +230,18 @@ def _grams(weights: Tensor, V: Tensor) -> Tensor:
     return (weights @ products).reshape(-1, V.shape[1], V.shape[1])
 
 
-def _spread(
+def spread(
     matrix: Tensor, known: Tensor, rows: Tensor, columns: Tensor, V: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Factors of the whole matrix and which of its rows and columns are well determined."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Factors of the whole matrix and which of its rows and columns are well determined.
+
+    None if fewer rows than the rank are.
+    """
     mask = known[:, columns]
     strength = torch.linalg.eigvalsh(_grams(mask.to(V.dtype), V))[:, 0].clamp_min(0)
     sure = rows & (strength >= 1 / AMPLIFIED**2)
+    if int(sure.sum()) < V.shape[1]:
+        return None
     U = torch.zeros(len(matrix), V.shape[1], dtype=V.dtype, device=V.device)
     U[sure] = _coefficients(matrix[sure][:, columns], mask[sure], V)
     basis, R = torch.linalg.qr(U[sure])

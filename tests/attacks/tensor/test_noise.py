@@ -9,7 +9,7 @@ from torch import nn
 from attacks import TensorAttack
 from attacks.tensor.activation import probe
 from attacks.tensor.certificate import expected_phi
-from attacks.tensor.completion import complete, known_entries
+from attacks.tensor.completion import complete, known_entries, spread
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.layers import find_linear_pairs
 from attacks.tensor.likelihood import Likelihood, ascend, tail_of
@@ -45,6 +45,20 @@ def test_a_completion_that_predicts_nothing_is_not_believed():
     known = known_entries(pruned)
     assert known is not None
     assert complete(pruned, known, torch.Generator().manual_seed(0)) is None
+
+
+def test_fewer_determined_rows_than_the_rank_complete_nothing():
+    matrix = normal(20, 4) @ normal(4, 30, seed=1)
+    known = torch.zeros_like(matrix, dtype=torch.bool)
+    known[:3] = True
+    known[3:, 0] = True
+    V = torch.linalg.svd(matrix, full_matrices=False).Vh[:4].T
+    rows, columns = torch.ones(20, dtype=torch.bool), torch.ones(30, dtype=torch.bool)
+    assert spread(matrix, known, rows, columns, V) is None
+    known[3:] = True
+    done = spread(matrix, known, rows, columns, V)
+    assert done is not None
+    assert torch.allclose(done[0] @ done[1].T, matrix, atol=1e-6)
 
 
 def test_zero_rows_and_columns_alone_are_no_pruning():
