@@ -1,7 +1,8 @@
 """From found columns to a reconstruction: inputs, certificates, labels, the model's own word.
 
-All columns together give all inputs by least squares; a joint polish uses both layers' gradients;
-each input is held against the sample equation once more, and the whole batch against the model.
+All columns together give all inputs by least squares. Those of an exact gradient are sharpened one
+by one; under noise a joint polish uses both layers' gradients. Each input is held against the
+sample equation once more, and the whole batch against the model.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem, Reconstruction
-from attacks.tensor.certificate import clean, column_threshold, judge, vouched
-from attacks.tensor.equation import SampleEquation
+from attacks.tensor.certificate import clean, column_threshold, judge, typical_phi, vouched
+from attacks.tensor.equation import SampleEquation, State
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair, private_copy
@@ -22,8 +23,11 @@ from attacks.tensor.peeling import Found, remainder
 from attacks.tensor.pruned import REPLAYED
 from attacks.tensor.rounding import evaluate_as_client, rounding_of
 from attacks.tensor.scale import settle
+from attacks.tensor.sharpen import STEPS, Sharpened, sharpen
 from attacks.tensor.subspace import GradientSpace, LayerGradient
-from attacks.tensor.tied import loose, tie
+
+GOAL = 3.0
+"""Misfit of both layers' gradients, in units of their noise, at which the joint polish is done."""
 
 
 @dataclass(frozen=True)
@@ -75,36 +79,28 @@ def assemble(
         What is known already; goes into the reconstruction's.
     """
     points, scale, spread = solve_inputs(space, found)
-    errors = found.delta * scale[:, None]
     evidence = Evidence(problem, pair, layer, space, found, scale, spread)
-    if pair.activation.kind == "piecewise linear" or layer.pruned or len(found) < space.rank:
-        return report(evidence, points, errors, info)
-    noise = space.noise * space.rank**0.5 / float(space.S.norm())
-    seen = observe(layer, space, pair.activation)
-    batch = polish(seen, points, errors, goal=3 * max(noise, layer.precision))
-    result = report(evidence, batch.points, batch.delta, info | {"fit": batch.residual})
-    if not loose(problem, layer, result):
-        return result
-    tied = tie(problem, pair, layer, space, result)
-    if tied is None:
-        return result
-    state = evidence.equation.evaluate(tied.points, pair.activation.slope)
-    errors = state.delta * (state.column * tied.columns).sum(1, keepdim=True)
-    again = report(evidence, tied.points, errors, info | {"tied": True})
-    better = again.info["gradient_residual"] < 0.5 * result.info["gradient_residual"]
-    return again if better else result
+    sharp = sharpened(evidence, points)
+    errors = rescaled(evidence, points, found.delta * scale[:, None], sharp.state)
+    complete = len(found) == space.rank and not layer.pruned
+    if pair.activation.kind == "piecewise linear" or clean(space, layer.precision) or not complete:
+        return report(evidence, sharp, errors, info)
+    goal = GOAL * space.noise * space.rank**0.5 / float(space.S.norm())
+    batch = polish(observe(layer, space, pair.activation), sharp.points, errors, goal)
+    sharp = sharpened(evidence, batch.points)
+    errors = rescaled(evidence, batch.points, batch.delta, sharp.state)
+    return report(evidence, sharp, errors, info | {"fit": batch.residual})
 
 
 def report(
-    evidence: Evidence, points: Tensor, errors: Tensor, info: dict[str, Any]
+    evidence: Evidence, sharp: Sharpened, errors: Tensor, info: dict[str, Any]
 ) -> Reconstruction:
     """The reconstruction at given points (n, B), with error vectors (n, K) in absolute scale."""
     problem, pair, layer, space = evidence.problem, evidence.pair, evidence.layer, evidence.space
-    equation = evidence.equation
-    rounding = rounding_of(layer.weight, points, layer.precision)
-    state = evaluate_as_client(equation, pair.activation, points, rounding)
+    equation, points, state = evidence.equation, sharp.points, sharp.state
+    exact = clean(space, layer.precision)
     error = error_bound(evidence, points, state.phi)
-    verdict = judge(space, equation, state, pair.activation, points, error)
+    verdict = judge(space, equation, sharp, pair.activation, error, exact)
     samples = points @ space.V.T
     delta = errors @ space.to_delta.T
     model = private_copy(problem.model).double()
@@ -131,7 +127,6 @@ def report(
     residual, factor = replay_residual(
         model, problem.gradient, inputs, read.targets, shares, problem.loss, layer.pruned
     )
-    exact = clean(space, layer.precision)
     if not exact:
         size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
         certified = certified & vouched(
@@ -196,6 +191,29 @@ def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Te
     scale = torch.where(scale.abs() < 1e-300, torch.full_like(scale, 1e-300), scale)
     coordinates = outside / scale[:, None] + (found.points @ rest) @ rest.T
     return coordinates, scale, pinv.norm(dim=1)
+
+
+def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
+    """Samples to their last digit, if they are of an exact gradient and move their equation."""
+    layer, space, activation = evidence.layer, evidence.space, evidence.pair.activation
+    equation = evidence.equation
+
+    def evaluate(at: Tensor) -> State:
+        rounding = rounding_of(layer.weight, at, layer.precision)
+        return evaluate_as_client(equation, activation, at, rounding)
+
+    if activation.kind == "piecewise linear":
+        state = evaluate(points)
+        return Sharpened(points, state, torch.full_like(state.phi, torch.inf))
+    steps = STEPS if clean(space, layer.precision) else 0
+    return sharpen(equation, points, evaluate, lambda at: typical_phi(space, at.column), steps)
+
+
+def rescaled(evidence: Evidence, points: Tensor, errors: Tensor, state: State) -> Tensor:
+    """Error vectors of a state, in the scale of those that were found at other points."""
+    slopes = evidence.pair.activation.slope(points @ evidence.equation.W.T)[0]
+    columns = slopes * (errors @ evidence.space.U.T)
+    return state.delta * (state.column * columns).sum(1, keepdim=True)
 
 
 def error_bound(evidence: Evidence, points: Tensor, phi: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attacks.tensor.activation import Activation
 from attacks.tensor.equation import SampleEquation, State
+from attacks.tensor.sharpen import Sharpened
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 LOOSEST = 1e-2
@@ -18,6 +19,7 @@ TIGHT, LOOSER = 1.3, 1.6
 ROUNDING = 8.0
 WORST_ERROR = 1e-2
 CLEARLY = 3.0
+STANDARD_ERRORS = 10.0
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -43,9 +45,7 @@ def acceptance(space: GradientSpace, columns: Tensor, idle: int = 0) -> Tensor:
     expected = expected_phi(space, columns)
     if not space.noisy:
         return (3 * expected).clamp(STRICTEST, LOOSEST)
-    m, d = len(space.Q), len(space.V)
-    share = m**0.5 / (m**0.5 + d**0.5)
-    return (TIGHT * LOOSER**idle * share * expected).clamp(STRICTEST, NOISY)
+    return (TIGHT * LOOSER**idle * typical_phi(space, columns)).clamp(STRICTEST, NOISY)
 
 
 def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -68,6 +68,12 @@ def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:
     q = columns @ space.Q
     size = q.norm(dim=1).clamp_min(1e-300)
     return space.noise * (q / space.S).norm(dim=1) / size
+
+
+def typical_phi(space: GradientSpace, columns: Tensor) -> Tensor:
+    """What `expected_phi`, which holds for the worst direction, is for white noise."""
+    m, d = len(space.Q), len(space.V)
+    return expected_phi(space, columns) * m**0.5 / (m**0.5 + d**0.5)
 
 
 @dataclass(frozen=True)
@@ -97,15 +103,15 @@ class Verdict:
 def judge(
     space: GradientSpace,
     equation: SampleEquation,
-    state: State,
+    sharp: Sharpened,
     activation: Activation,
-    points: Tensor,
     error: Tensor,
+    exact: bool,
 ) -> Verdict:
     """Judge returned inputs by the equation evaluated at them.
 
-    A curved activation determines x by itself: every direction must move the residual by more than
-    what is forgiven as noise. A piecewise linear one does not move at all; there x comes from the
+    A curved activation determines x by itself: ten standard errors have to stay within the error
+    that is forgiven. A piecewise linear one does not move at all; there x comes from the
     columns of the *complete* batch, within the noise bound `error`, and what has to be excluded is
     that one column stands for a mixture of samples with equal gates. Different error vectors would
     show as a second solution; if the delta space has one dimension only, the gates must be fine
@@ -117,26 +123,28 @@ def judge(
         Of the gradient.
     equation : SampleEquation
         Over the gradient's whole row space, with biases on.
-    state : State
-        At the returned inputs, with the true activation.
+    sharp : Sharpened
+        The returned inputs, the equation's state there with the true activation, and their
+        standard errors.
     activation : Activation
         Between the layers.
-    points : Tensor of shape (n, B)
-        The returned inputs in the coordinates of the row space.
     error : Tensor of shape (n,)
         Relative error that noise can have caused; infinite where samples are missing.
+    exact : bool
+        Whether the gradient's noise is rounding. If not, a curved activation is asked for the noise
+        bound as well.
     """
+    state, size = sharp.state, sharp.points.norm(dim=1)
     threshold = column_threshold(space, state.column)
     solved = state.phi <= threshold
     unique = state.runner_up > 10 * threshold
     if activation.kind == "piecewise linear":
         determined = error <= WORST_ERROR
         if space.U.shape[1] == 1:
-            determined &= gate_flips(equation, activation, points) >= 1
+            determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
-        blind = torch.maximum(3 * expected_phi(space, state.column), state.phi)
-        slack = blind / (WORST_ERROR * points.norm(dim=1))
-        determined = equation.determined(state, slack) & ~(error.isfinite() & (error > WORST_ERROR))
+        determined = STANDARD_ERRORS * sharp.error <= WORST_ERROR * size
+        determined &= exact | ~(error.isfinite() & (error > WORST_ERROR))
     return Verdict(solved, unique, determined)
 
 

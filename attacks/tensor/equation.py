@@ -205,35 +205,20 @@ class SampleEquation:
         """T (..., m) without what equal slopes at all units can produce."""
         return T - (T @ self.Ut.T) @ self.Ut
 
-    def determined(self, state: State, slack: Tensor) -> Tensor:
-        """Whether every direction of x moves the residual by at least `slack` per unit length.
-
-        Tests J'J > slack^2 I (see `step`) by Cholesky factorisation.
-
-        Parameters
-        ----------
-        state : State
-            Of N candidates.
-        slack : Tensor of shape (N,)
-            Smallest singular value of J that is asked for.
+    def normal_equations(self, state: State, k: int) -> tuple[Tensor, Tensor]:
+        """J'J of candidate k and half the gradient of its phi^2, along `directions`; see `step`.
 
         Returns
         -------
-        bool Tensor of shape (N,)
+        Tensor of shape (n, n), Tensor of shape (n,)
         """
-        n = self.Wn.shape[1]
-        eye = torch.eye(n, dtype=self.dtype, device=self.Wn.device)
-        answers = torch.ones(len(slack), dtype=torch.bool, device=slack.device)
-        for k in range(len(slack) if n else 0):
-            T = state.tangent[k][:, None] * self.Wn
-            v, pull = T.T @ state.counted[k], T.T @ state.residual[k]
-            inside, shared = self.Q.T @ T, state.freedom[k] @ T
-            H = T.T @ T - inside.T @ inside - shared.T @ shared
-            H = H - torch.outer(v, pull) - torch.outer(pull, v)
-            H = H + state.phi[k] ** 2 * torch.outer(v, v)
-            failed = torch.linalg.cholesky_ex(H - slack[k] ** 2 * eye).info
-            answers[k] = bool(failed == 0) and bool(torch.isfinite(H).all())
-        return answers
+        T = state.tangent[k][:, None] * self.Wn
+        v, pull = T.T @ state.counted[k], T.T @ state.residual[k]
+        inside, shared = self.Q.T @ T, state.freedom[k] @ T
+        H = T.T @ T - inside.T @ inside - shared.T @ shared
+        H = H - torch.outer(v, pull) - torch.outer(pull, v)
+        squared = state.phi[k] ** 2
+        return H + squared * torch.outer(v, v), pull - squared * v
 
     def step(self, state: State, damping: Tensor, iterations: int, tolerance: Tensor) -> Tensor:
         """Damped Gauss-Newton step for every candidate.

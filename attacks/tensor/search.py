@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from attacks.tensor.activation import Activation, Slope
+from attacks.tensor.certificate import LOOSEST, typical_phi
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.gates import away_from_kinks, fit_gates
 from attacks.tensor.moments import moment_slices, second_order_vanishes
+from attacks.tensor.sharpen import sharpen
 from attacks.tensor.smooth import Schedule, alone, minimise
 from attacks.tensor.starts import along_line, random_starts, tensor_starts
 from attacks.tensor.subspace import GradientSpace
@@ -21,6 +23,8 @@ NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100, p
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
 SHARPER, CYCLE = 0.3, 4
 """Factor by which kinks are blurred less after an idle round; starts again after so many rounds."""
+ARRIVED, FLOOR = 3.0, 1e-6
+"""Residual, in units of the gradient's noise and absolute, above which a candidate goes on."""
 DOUBT = (0.1, 0.03, 0.01, 0.003)
 """Distances from a kink within which a unit is left out, in standard deviations, one stage each."""
 
@@ -135,7 +139,24 @@ def propose(
         X, phi = minimise(exact, X, activation.slope, NEAR, rows)
     X, _ = minimise(exact, X, activation.slope, NEAR)
     state = exact.evaluate(X, activation.slope)
+    unfinished = (state.phi < LOOSEST) & (state.phi > ARRIVED * typical_phi(space, state.column))
+    unfinished &= state.phi > FLOOR
+    if bool(unfinished.any()):
+        X[unfinished] = _to_the_noise(space, exact, activation, X[unfinished])
+        state = exact.evaluate(X, activation.slope)
     return Candidates(X, state.column, state.delta, state.phi)
+
+
+def _to_the_noise(
+    space: GradientSpace, exact: SampleEquation, activation: Activation, X: Tensor
+) -> Tensor:
+    """Candidates near a sample, brought there where conjugate gradients have stopped too early."""
+    return sharpen(
+        exact,
+        X,
+        lambda at: exact.evaluate(at, activation.slope),
+        lambda state: typical_phi(space, state.column),
+    ).points
 
 
 def _most_likely(

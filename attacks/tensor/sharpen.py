@@ -1,0 +1,140 @@
+"""Each sample to its last digit, and how far noise can have moved it.
+
+Conjugate gradients stop where the equation is ill-conditioned: in directions in which a sample and
+its near-copy, or an input and its error vector, can hardly be told apart. Once the samples are
+found there are few enough of them for the normal equations to be factorised. Newton's step then
+reaches those directions too, and the same factor gives the standard error of the result: rounding
+noise of known size, divided by how much the weakest direction moves the residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.tensor.equation import SampleEquation, State
+
+STEPS = 8
+SIGNIFICANT = 0.1
+"""Decrease of phi^2, in units of what fitting the noise brings, from which a step is taken."""
+
+
+@dataclass(frozen=True)
+class Sharpened:
+    """Where Newton's method ended.
+
+    Attributes
+    ----------
+    points : Tensor of shape (n, k)
+        The samples.
+    state : State
+        There.
+    error : Tensor of shape (n,)
+        Standard error of a sample, plus the length of the step that was not worth taking, in the
+        points' unit; infinite where a direction is free.
+    """
+
+    points: Tensor
+    state: State
+    error: Tensor
+
+
+def sharpen(
+    equation: SampleEquation,
+    points: Tensor,
+    evaluate: Callable[[Tensor], State],
+    noise: Callable[[State], Tensor],
+    steps: int = STEPS,
+) -> Sharpened:
+    """Newton's method for every sample, by factorised normal equations.
+
+    Parameters
+    ----------
+    equation : SampleEquation
+        Over the gradient's whole row space, of an activation that is not piecewise linear.
+    points : Tensor of shape (n, k)
+        Where to begin.
+    evaluate : callable
+        The state at points.
+    noise : callable
+        Residual phi (n,) that noise is expected to cause at a state.
+    steps : int, default 8
+        Most steps; with zero only the standard errors are found.
+
+    Returns
+    -------
+    Sharpened
+        At residuals no larger than where it began.
+    """
+    points, state = points.clone(), evaluate(points)
+    error = torch.full_like(state.phi, torch.inf)
+    working = torch.arange(len(points), device=points.device)
+    for count in range(steps + 1):
+        here = state.select(working)
+        step, amplification, gain = _newton(equation, here)
+        fit = (here.phi.square() - gain).clamp_min(0).sqrt()
+        spread = _per_equation(equation, torch.maximum(fit, noise(here)))
+        error[working] = spread * amplification + step.norm(dim=1)
+        fitted = equation.Wn.shape[1] * spread.square()
+        going = gain > SIGNIFICANT * fitted
+        if count == steps or not bool(going.any()):
+            break
+        working, step = working[going], step[going]
+        moved = _shorten(evaluate, points[working], step, state.phi[working])
+        better = moved[1].phi < state.phi[working]
+        working = working[better]
+        if not len(working):
+            break
+        points[working] = moved[0][better]
+        state = _put(state, moved[1].select(better), working)
+    return Sharpened(points, state, error)
+
+
+def _newton(equation: SampleEquation, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    """(step, root of the trace of the inverse of J'J, predicted decrease of phi^2) per sample."""
+    n, k = len(state.phi), equation.Wn.shape[1]
+    step = equation.Wn.new_zeros(n, k)
+    amplification, gain = equation.Wn.new_zeros(n), equation.Wn.new_zeros(n)
+    for i in range(n if k else 0):
+        H, slope = equation.normal_equations(state, i)
+        factor, failed = torch.linalg.cholesky_ex(H)
+        if int(failed) or not bool(torch.isfinite(H).all()):
+            amplification[i] = torch.inf
+            continue
+        inverse = torch.cholesky_inverse(factor)
+        step[i] = -inverse @ slope
+        amplification[i] = inverse.diagonal().sum().sqrt()
+        gain[i] = -slope @ step[i]
+    return step @ equation.directions.T, amplification, gain
+
+
+def _per_equation(equation: SampleEquation, phi: Tensor) -> Tensor:
+    """Residual per equation that is left once all unknowns are fitted."""
+    m, B = equation.Q.shape
+    left = m - B - equation.Wn.shape[1] - len(equation.Ut) + 1
+    return phi / max(left, 1) ** 0.5
+
+
+def _shorten(
+    evaluate: Callable[[Tensor], State], points: Tensor, step: Tensor, phi: Tensor
+) -> tuple[Tensor, State]:
+    """The whole step, or a tenth of it where the whole one leads uphill."""
+    ahead = points + step
+    state = evaluate(ahead)
+    worse = torch.nonzero(~(state.phi < phi))[:, 0]
+    if len(worse):
+        ahead[worse] = points[worse] + 0.1 * step[worse]
+        state = _put(state, evaluate(ahead[worse]), worse)
+    return ahead, state
+
+
+def _put(state: State, part: State, where: Tensor) -> State:
+    """A state with the candidates at given places replaced."""
+    mask = torch.zeros(len(state.phi), dtype=torch.bool, device=state.phi.device)
+    mask[where] = True
+    order = torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    order[where] = torch.arange(len(where), device=mask.device)
+    return state.replaced(part.select(order), mask)
