@@ -10,18 +10,16 @@ not run again. PSNR and SSIM are on [0, 1] images after the best matching, as me
 over the true images (0 dB for one that was not returned); `wrong` counts the certified ones that
 are worse than 40 dB; `feature_error` is the largest relative error of the true samples' features,
 in `features_exact` of them below 1e-3. Seconds are of one core's own time. Inverting Gradients and
-feature matching get as many as the features took, between 20 and 60, the batch size and the range
+feature matching get as many as the features took, between 20 and 40, the batch size and the range
 of the pixels; our attack is told nothing, but in rows marked `ranged` the range of the pixels.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,112 +35,25 @@ from attacks.features.front import Front, tail_of
 from attacks.features.reading import read_features
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import find_linear_pairs
+from benchmarks.architectures_rows import ROWS
+from benchmarks.architectures_tables import CLEAR, Line, append, finished, table
 from benchmarks.compare import deadline
 from fl_sim.data import ImageData
-from fl_sim.data.bundled import fashion_mnist_mini
-from fl_sim.data.cifar10_sample import cifar10_sample
 from fl_sim.evaluation.metrics import ssim
 from fl_sim.models import build_model
 
 RESULTS = Path(__file__).parent / "results" / "architectures"
-LONGEST = 1200.0
-"""Seconds by the clock after which an attack is told to stop."""
-SHARE = (20.0, 60.0)
+RUNS = RESULTS / "runs.csv"
+LONGEST = 600.0
+"""CPU seconds after which an attack is told to stop."""
+SHARE = (20.0, 40.0)
 """Least and most seconds of the attacks beside ours."""
-
-CONVNET = "fl_sim.models.convnet.ConvNet"
-LENET = "fl_sim.models.lenet.LeNet"
-VGG11 = "fl_sim.models.vgg11.VGG11"
-RESNET18 = "fl_sim.models.resnet18.ResNet18"
-VIT = "fl_sim.models.vit.ViT"
-POOLED = {"downsample": "max", "kernel_size": 3}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A network and a batch.
-
-    Attributes
-    ----------
-    model : dict
-        `_target_` and settings, as in conf/model.
-    batch : int
-        Images.
-    beside : tuple of str
-        Further attacks, on the first seed's gradient.
-    data : callable
-        Where the images come from.
-    ranged : bool
-        Whether our attack is told the range of the pixels.
-    ours : "features" or "reading"
-        The whole attack, or only the reading of the features: for networks whose inversion takes
-        hours on one core.
-    """
-
-    model: dict[str, Any]
-    batch: int
-    beside: tuple[str, ...] = ("inverting_gradients",)
-    data: Callable[[], ImageData] = fashion_mnist_mini
-    ranged: bool = False
-    ours: str = "features"
-
-
-BOTH = ("feature_matching", "inverting_gradients")
-ROWS: dict[str, Row] = {
-    **{
-        f"strided_{a}_{b}": Row({"_target_": CONVNET, "activation": a}, b)
-        for b in (8, 16, 32)
-        for a in ("relu", "gelu")
-    },
-    **{
-        f"strided_{a}_colour_8": Row({"_target_": CONVNET, "activation": a}, 8, data=cifar10_sample)
-        for a in ("relu", "gelu")
-    },
-    "pooled_relu_8": Row({"_target_": CONVNET, "activation": "relu", **POOLED}, 8, ranged=True),
-    **{
-        f"lenet_{a}_4": Row({"_target_": LENET, "activation": a}, 4)
-        for a in ("tanh", "sigmoid", "relu")
-    },
-    "lenet_relu_max_4": Row({"_target_": LENET, "activation": "relu", "pool": "max"}, 4),
-    **{
-        f"vit_{init}_{b}": Row({"_target_": VIT, "init": init}, b, beside=())
-        for b in (2, 3, 4, 8)
-        for init in ("default", "trunc_normal")
-    },
-    **{
-        f"vgg11_{init}_32": Row({"_target_": VGG11, "init": init}, 32, (), ours="reading")
-        for init in ("default", "kaiming_normal")
-    },
-    "resnet18_thin_8": Row({"_target_": RESNET18, "depth": 2, "channels": 8}, 8, BOTH),
-    "resnet18_32": Row({"_target_": RESNET18, "depth": 2}, 32, (), ours="reading"),
-}
-"""By name, the batch size last."""
 
 Peer = Callable[[int], Attack]
 PEERS: dict[str, Peer] = {
-    "inverting_gradients": lambda n: InvertingGradients(n, tv=1e-3, logarithmic=False),
+    "inverting_gradients": lambda n: InvertingGradients(n),
     "feature_matching": lambda n: FeatureMatching(n, tv=1e-3),
 }
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one attack reached on one gradient; see the module's docstring."""
-
-    row: str
-    attack: str
-    seed: int
-    batch: int
-    found: int = 0
-    median: float = 0.0
-    lowest: float = 0.0
-    ssim: float | None = None
-    certified: int = 0
-    wrong: int = 0
-    features_exact: int | None = None
-    feature_error: float | None = None
-    seconds: float = 0.0
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -252,8 +163,9 @@ class Case:
             line,
             median=round(float(psnr.quantile(0.5)), 1),
             lowest=round(float(psnr.min()), 1),
+            above=int((psnr > CLEAR).sum()),
             ssim=None if alike is None else round(float(alike.mean()), 3),
-            wrong=int((found.certified[partner] & (psnr[true] < 40)).sum()),
+            wrong=int((found.certified[partner] & (psnr[true] <= CLEAR)).sum()),
         )
 
     def _features(self, found: Reconstruction) -> dict[str, Any]:
@@ -275,61 +187,6 @@ class Case:
         }
 
 
-def finished() -> list[dict[str, str]]:
-    """The lines there are."""
-    path = RESULTS / "runs.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(line: Line) -> None:
-    """Add a line to the results."""
-    path = RESULTS / "runs.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Line)])
-        if fresh:
-            writer.writeheader()
-        writer.writerow(asdict(line))
-
-
-def table(lines: list[dict[str, str]]) -> str:
-    """Markdown: a line per network, batch and attack, medians and extremes over the seeds."""
-    rows = [
-        "| network, B | attack | seeds | PSNR median (dB) | lowest | SSIM | certified | wrong "
-        "| features < 1e-3 | s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for line in lines:
-        groups.setdefault((line["row"], line["attack"]), []).append(line)
-    order = {name: i for i, name in enumerate(ROWS)}
-    for (name, attack), runs in sorted(groups.items(), key=lambda g: order.get(g[0][0], 99)):
-        total = sum(int(r["batch"]) for r in runs)
-
-        def values(key: str, runs: list[dict[str, str]] = runs) -> list[float]:
-            return [float(r[key]) for r in runs if r[key]]
-
-        ours = attack in ("features", "reading")
-        cells = [
-            name,
-            attack,
-            str(len(runs)),
-            "-" if attack == "reading" else f"{statistics.median(values('median')):.1f}",
-            "-" if attack == "reading" else f"{min(values('lowest')):.1f}",
-            f"{statistics.median(values('ssim')):.3f}" if values("ssim") else "-",
-            f"{sum(values('certified')):.0f} of {total}" if ours else "-",
-            f"{sum(values('wrong')):.0f}" if ours else "-",
-            f"{sum(values('features_exact')):.0f}" if values("features_exact") else "-",
-            f"{statistics.median(values('seconds')):.0f}" if values("seconds") else "-",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
 def main() -> None:
     """Measure what is asked for and not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -340,21 +197,24 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in [] if arguments.table else arguments.rows:
         for seed in arguments.seeds:
-            spent = SHARE[0]
-            for attack in (ROWS[name].ours, *(ROWS[name].beside if seed == 0 else ())):
-                key = (name, attack, str(seed))
-                done = [r for r in finished() if (r["row"], r["attack"], r["seed"]) == key]
-                if not done:
-                    line = Case.make(name, seed).measure(
-                        attack, min(max(spent, SHARE[0]), SHARE[1])
-                    )
-                    print(line, flush=True)
-                    append(line)
-                    done = [r for r in finished() if (r["row"], r["attack"], r["seed"]) == key]
-                spent = (
-                    float(done[0]["seconds"] or SHARE[0]) if attack == ROWS[name].ours else spent
-                )
-    (RESULTS / "table.md").write_text(table(finished()))
+            fill(name, seed)
+    (RESULTS / "table.md").write_text(table(finished(RUNS)))
+
+
+def fill(name: str, seed: int) -> None:
+    """Run the attacks on one gradient that have no line yet, ours first."""
+    row, seconds = ROWS[name], SHARE[1]
+    for attack in (row.ours, *(row.beside if seed < row.beside_seeds else ())):
+        done = {(r["attack"], r["seed"]): r for r in finished(RUNS) if r["row"] == name}
+        if (attack, str(seed)) in done:
+            took = float(done[attack, str(seed)]["seconds"] or 0)
+        else:
+            line = Case.make(name, seed).measure(attack, seconds)
+            print(line, flush=True)
+            append(RUNS, line)
+            took = line.seconds
+        if attack == "features":
+            seconds = min(max(took, SHARE[0]), SHARE[1])
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ class FeatureInversion(Attack):
         Grey levels, in the model's input space, to start from.
     tv : float, default 1e-4
         Weight of the total variation.
+    rounds : int, default 3
+        Most rounds of patchworks of images that no level solved.
     joint_steps : int, default 20
         Levenberg-Marquardt steps on a whole batch, where smooth features are too few alone.
     candidates : int, default 96
@@ -65,6 +67,7 @@ class FeatureInversion(Attack):
         widths: Sequence[float] = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.007),
         levels: Sequence[float] = (0.3, -0.5, 0.0, 1.0),
         tv: float = 1e-4,
+        rounds: int = 3,
         joint_steps: int = 20,
         candidates: int = 96,
         patience: int = 10,
@@ -74,6 +77,7 @@ class FeatureInversion(Attack):
         self.widths = widths
         self.levels = levels
         self.tv = tv
+        self.rounds = rounds
         self.joint_steps = joint_steps
         self.candidates = candidates
         self.patience = patience
@@ -140,6 +144,7 @@ class FeatureInversion(Attack):
             self.levels,
             self.tv,
             last_tv=0.0 if determined else self.tv * contrast(features.values),
+            rounds=self.rounds,
         )
         equations = None
         if not (determined or kinks) and features.complete:

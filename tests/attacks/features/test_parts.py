@@ -11,6 +11,8 @@ from attacks.features.descent import descend
 from attacks.features.front import Front, tail_of
 from attacks.features.joint import joint_equations
 from attacks.features.newton import conditioning
+from attacks.features.objective import FeatureMatch
+from attacks.features.patchwork import energy, patchwork
 from attacks.features.reading import row_space
 from attacks.features.smoothing import Smoothed, soft_max_pool
 from attacks.tensor.layers import find_linear_pairs
@@ -172,3 +174,28 @@ def test_joint_equations_hold_at_the_truth_and_have_the_jacobian_they_claim(coup
     normal, _ = equations.normal_equations(start, equations.residual(start))
     moved = float(2 * move.flatten() @ normal @ (2 * move.flatten()))
     assert moved == pytest.approx(float(torch.cat(change).square().sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 16, 16)])
+def test_a_patchwork_takes_from_each_candidate_what_is_right_in_it(shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(shape[0], 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(1024, 4),
+    )
+    front = Front(model, "4", torch.float32)
+    x = torch.rand(2, *shape)
+    match = FeatureMatch(front, shape, front(x), float(front(x).norm(dim=1).mean()))
+    left, right = x.clone(), x.clone()
+    left[..., :6, :6] += 1
+    right[..., 10:, 10:] -= 1
+    candidates = [left.flatten(1), right.flatten(1)]
+    energies = [energy(match, c, 0.1) for c in candidates]
+    assert energies[0].shape == (2, x[0].numel())
+    joined = patchwork(candidates, energies)
+    gaps = [(c - x.flatten(1)).norm(dim=1) for c in (*candidates, joined)]
+    assert (gaps[2] < 0.2 * torch.minimum(gaps[0], gaps[1])).all()
+    assert torch.equal(patchwork(candidates[:1], energies[:1]), candidates[0])
