@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = 4
+COLUMNS = 5
 
 NEAR = 0.045, 0.09
 """Points closer than this (accuracy, SSIM) share one label."""
@@ -46,6 +46,8 @@ def frontier_chart(points: Sequence[Point]) -> Chart:
             _panel(axes, name, own, points, plain)
             axes.set_xlim(*limits)
             axes.set_ylim(-0.08, 1.12)
+        for axes in panels.flat[max(0, len(protections) - COLUMNS) : len(protections)]:
+            axes.tick_params(labelbottom=True)  # the lowest of each column, also above a gap
         figure.supxlabel("test accuracy", color=SOFT, fontsize=9)
         figure.supylabel("leakage: median SSIM of the images", color=SOFT, fontsize=9)
 
@@ -57,7 +59,7 @@ def frontier_chart(points: Sequence[Point]) -> Chart:
         f"confidence over the seeds. The pale line joins the settings that no other beats in both: "
         f"{told}."
     )
-    svg = drawing(fill, "frontier", (10.4, 0.4 + 2.05 * max(rows, 1)))
+    svg = drawing(fill, "frontier", (10.4, 0.4 + 1.9 * max(rows, 1)))
     return Chart("Leakage against utility", svg, words)
 
 
@@ -73,21 +75,26 @@ def _panel(
     places = [(p.accuracy.mean, p.ssim.mean) for p in own]
     axes.plot(*zip(*places, strict=True), color=LEAK, linewidth=0.9, zorder=2)
     for point in own:
+        place = point.accuracy.mean, point.ssim.mean
         axes.errorbar(
-            point.accuracy.mean,
-            point.ssim.mean,
+            *place,
             xerr=_half(point.accuracy),
             yerr=_half(point.ssim),
-            color=LEAK,
+            fmt="none",
+            ecolor=LEAK,
             elinewidth=0.8,
+            alpha=0.4,
+        )
+        axes.plot(
+            *place,
+            color=LEAK,
             marker="o",
             markersize=4.5,
             markerfacecolor=LEAK if point.exact else BACK,
-            markeredgecolor=LEAK,
             zorder=3,
         )
     _label(axes, own)
-    axes.set_title(f"{name}{f' ({own[0].setting})' if own[0].setting else ''}", fontsize=9)
+    axes.set_title(f"{name}{f' ({own[0].setting})' if own[0].setting else ''}", fontsize=8)
     axes.xaxis.set_major_formatter(lambda x, _: share(x))
     axes.tick_params(labelsize=7.5)
 
