@@ -51,8 +51,8 @@ SHARE = (20.0, 40.0)
 
 Peer = Callable[[int], Attack]
 PEERS: dict[str, Peer] = {
-    "inverting_gradients": lambda n: InvertingGradients(n),
-    "feature_matching": lambda n: FeatureMatching(n, tv=1e-3),
+    "inverting_gradients": InvertingGradients,
+    "feature_matching": FeatureMatching,
 }
 
 

@@ -3,7 +3,7 @@
 Deeper in a network, at its first Linear - activation - Linear, the tensor attack recovers what
 enters the linear layer: each sample's features. Cosine matching then runs with a term that pulls
 every candidate's features towards one recovered vector, and optionally with candidates rendered by
-an untrained U-Net.
+an untrained U-Net. As in `inverting_gradients`, the distance enters by its logarithm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attacks.base import NotApplicable
 from attacks.matching.attack import MatchingAttack, Setting
 from attacks.matching.core import Best, Match, Start, descend
 from attacks.matching.features import RecoveredFeatures, recover_features
-from attacks.matching.objective import cosine
+from attacks.matching.objective import cosine, logarithm
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import Features, ForwardPrior, total_variation
 from attacks.matching.unet import untrained_unet
@@ -34,8 +34,11 @@ class FeatureMatching(MatchingAttack):
         Descents from different starts; the best objective wins.
     features : float, default 1.0
         Weight of 1 - cos^2 between a candidate's features and the recovered ones.
-    tv : float, default 0.02
+    tv : float, default 0.5
         Weight of the total variation.
+    logarithmic : bool, default True
+        Whether the logarithm of the distance is minimised; the paper's objective, False, asks for a
+        `tv` of about 0.02.
     lr : float, default 0.1
         Step size of signed Adam on pixels.
     image_prior : bool, default False
@@ -51,7 +54,8 @@ class FeatureMatching(MatchingAttack):
         iterations: int = 2000,
         restarts: int = 1,
         features: float = 1.0,
-        tv: float = 0.02,
+        tv: float = 0.5,
+        logarithmic: bool = True,
         lr: float = 0.1,
         image_prior: bool = False,
         prior_lr: float = 0.003,
@@ -62,6 +66,7 @@ class FeatureMatching(MatchingAttack):
         self.restarts = restarts
         self.features = features
         self.tv = tv
+        self.logarithmic = logarithmic
         self.lr = lr
         self.image_prior = image_prior
         self.prior_lr = prior_lr
@@ -76,7 +81,10 @@ class FeatureMatching(MatchingAttack):
         if len(known.features):
             features = known.features[:size].to(setting.target[0])
             forward = [(self.features, Features(setting.client.model, known.layer, features))]
-        match = Match(setting.client, cosine(setting.target), [(self.tv, total_variation)], forward)
+        distance = cosine(setting.target)
+        if self.logarithmic:
+            distance = logarithm(distance)
+        match = Match(setting.client, distance, [(self.tv, total_variation)], forward)
         labels = matching_labels(setting, known)
         lowest = []
         for _ in range(self.restarts):
