@@ -9,7 +9,7 @@ on equations that hold up to rounding makes it exact and says whether it is the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from attacks.features.diagnosis import response, spoken
 from attacks.features.front import Front, tail_of
 from attacks.features.images import Descents, Images, count_kinks, search
 from attacks.features.joint import Joint, joint_equations, solve_jointly
-from attacks.features.newton import Solved, Span, polish, proved, repeated
+from attacks.features.judging import assemble
+from attacks.features.newton import Solved, Span, polish
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
 from attacks.features.tokens import invert_tokens
@@ -171,7 +172,7 @@ class FeatureInversion(Attack):
                 [joint.of(i, equations.spare) for i in range(len(joint.x))] if joint.steps else []
             )
             info |= {"joint_steps": joint.steps, "front_parameters": equations.size_of_gradient}
-        return _result(problem, shape, features, rows, match, images, solved, info)
+        return assemble(problem, shape, features, rows, match, images, solved, info)
 
 
 def contrast(features: Tensor) -> float:
@@ -236,84 +237,3 @@ def unmixed(match: FeatureMatch, rows: Span, x: Tensor, iterations: int) -> Tens
     """Descend on the distance to the gradient's row space, which mixed features leave alone."""
     loose = replace(match, span=rows.basis.to(x.dtype), bounds=None)
     return descend(lambda v: loose.evaluate(v, 0.0, 0.0), x, iterations // 2)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Images, their residuals, and which of them are proved."""
-
-    x: Tensor
-    residual: Tensor
-    certified: Tensor
-
-
-def _judge(rows: Span, match: FeatureMatch, images: Images, solved: list[Solved]) -> _Judged:
-    """Certified: the equations hold up to the gradient's rounding and determine the pixels."""
-    x, residual = images.x.double(), images.residual.double()
-    certified = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    exact = match.front.to(torch.float64)
-    for i, end in enumerate(solved):
-        x[i], residual[i] = end.x, end.residual
-        with torch.no_grad():
-            seen = exact(end.x.reshape(1, *match.shape)).flatten()
-        certified[i] = proved(end, rows, seen)
-    return _Judged(x, residual, certified)
-
-
-def _result(
-    problem: Problem,
-    shape: tuple[int, ...],
-    features: Features,
-    rows: Span,
-    match: FeatureMatch,
-    images: Images,
-    solved: list[Solved],
-    info: dict[str, Any],
-) -> Reconstruction:
-    judged = _judge(rows, match, images, solved)
-    # features that were mixed may have led to the same image twice
-    tried = torch.isfinite(images.residual) & ~repeated(judged.x, judged.certified)
-    dtype = problem.gradient[next(iter(problem.gradient))].dtype
-    if solved:
-        info |= {
-            "spare_equations": solved[0].spare,
-            "weakest_singular_value": min(end.weakest for end in solved),
-            "image_error": max(end.error for end in solved),
-        }
-    values = features.values.clone()
-    with torch.no_grad():
-        better = match.front.to(torch.float64)(judged.x.reshape(-1, *shape)).flatten(1)
-    values[judged.certified] = better[judged.certified]
-    if reason := _reason(judged.certified[tried], solved, info):
-        info["reason"] = reason
-    return Reconstruction(
-        inputs=judged.x[tried].reshape(-1, *shape).to(dtype),
-        labels=None if features.labels is None else features.labels[tried],
-        certified=judged.certified[tried],
-        residual=judged.residual[tried].to(dtype),
-        batch_size=features.batch_size,
-        info=info,
-        features=values[tried].to(dtype),
-    )
-
-
-def _reason(certified: Tensor, solved: list[Solved], info: dict[str, Any]) -> str | None:
-    """Why not every image is proved, in one sentence, or None."""
-    found, rank = info["features_found"], info["rank"]
-    if info["interrupted"]:
-        return "The attack was stopped before it had inverted all features."
-    if not solved:
-        lost = "kinks hide where the rest went" if info["kinks"] else "gradient rows did not decide"
-        return (
-            f"The features of {found} samples were read, but {info['features']} features do not "
-            f"determine {info['pixels']} pixels: {lost}, so the images are guesses."
-        )
-    if not certified.all():
-        bad = int((~certified).sum())
-        return (
-            f"{bad} of {len(certified)} images were not inverted to the precision of their "
-            "features: the search ended in a local minimum or the pixels are poorly determined."
-        )
-    if found < rank:
-        return f"The features of {found} of {rank} samples could be read."
-    return None
