@@ -53,7 +53,7 @@ def _chart(name: str, own: list[tuple[float, Point]], plain: Point | None) -> Ch
         if plain is not None:
             axes.axhline(plain.accuracy.mean, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.text(
-                strengths[0], plain.accuracy.mean + 0.015, "accuracy undefended", fontsize=7.5,
+                strengths[0], plain.accuracy.mean - 0.045, "accuracy undefended", fontsize=7.5,
                 color=SOFT,
             )  # fmt: skip
         axes.set_ylim(-0.03, 1.06)
