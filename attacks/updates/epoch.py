@@ -35,6 +35,9 @@ from attacks.updates.search import (
 LATER = 0.15
 """Misfit at approximate parameters from which a sample is taken for one of a later step."""
 
+TRIES = 4
+"""How often the rest of a batch is searched from parameters that what was found has improved."""
+
 PATIENCE = 6
 """How many times the usual number of searches the last samples of a batch are worth."""
 
@@ -148,11 +151,18 @@ def peel_kinked(
         labels = torch.cat([labels, fit.argmin(1)])
         if len(found) + size > space.rank:
             return Hypothesis(points, labels, order), len(found) == space.rank
-        state = client.path(points, labels, order, points.new_full(order.shape, 1 / size))[-1]
-        wide = both_ends(space, state[outgoing], end)
-        more = _next_batch(client, state, wide, pair, generator, settings, found, size)
-        if len(more) < len(found) + size:
-            return Hypothesis(points, labels, order), False
+        shares = points.new_full(order.shape, 1 / size)
+        more = found
+        for _ in range(TRIES):  # the more columns are known, the better are points and state
+            points = solve_inputs(space, more)[0]
+            state = client.path(points, labels, order, shares)[-1]
+            wide = both_ends(space, state[outgoing], end)
+            wanted = len(found) + size - len(more)
+            more = _next_batch(client, state, wide, pair, generator, settings, more, wanted)
+            if len(more) == len(found) + size:
+                break
+        else:
+            return Hypothesis(points[: len(found)], labels, order), False
         found = more
 
 
