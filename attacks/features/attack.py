@@ -22,6 +22,7 @@ from attacks.features.front import Front, tail_of
 from attacks.features.images import Descents, Images, count_kinks, search
 from attacks.features.joint import Joint, joint_equations, solve_jointly
 from attacks.features.judging import assemble
+from attacks.features.mixing import read_together
 from attacks.features.newton import Solved, Span, polish
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
@@ -95,7 +96,9 @@ class FeatureInversion(Attack):
         try:
             if not per_image:
                 return invert_tokens(problem, pair, shape, exact)
-            features = read_features(problem, pair, tail_of(problem.model, pair), exact)
+            tail = tail_of(problem.model, pair)
+            features = read_features(problem, pair, tail, exact)
+            features = read_together(problem, pair, tail, features)
         except KeyboardInterrupt:
             reason = f"The attack was stopped while it read what {pair.hidden!r} sees."
             return Reconstruction(inputs=empty, info={"interrupted": True, "reason": reason})

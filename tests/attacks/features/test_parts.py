@@ -10,10 +10,11 @@ from attacks import Knowledge, Problem
 from attacks.features.descent import descend
 from attacks.features.front import Front, tail_of
 from attacks.features.joint import joint_equations
+from attacks.features.mixing import read_together
 from attacks.features.newton import conditioning
 from attacks.features.objective import FeatureMatch
 from attacks.features.patchwork import energy, patchwork
-from attacks.features.reading import row_space
+from attacks.features.reading import Features, row_space
 from attacks.features.smoothing import Smoothed, soft_max_pool
 from attacks.tensor.layers import find_linear_pairs
 
@@ -199,3 +200,62 @@ def test_a_patchwork_takes_from_each_candidate_what_is_right_in_it(shape):
     gaps = [(c - x.flatten(1)).norm(dim=1) for c in (*candidates, joined)]
     assert (gaps[2] < 0.2 * torch.minimum(gaps[0], gaps[1])).all()
     assert torch.equal(patchwork(candidates[:1], energies[:1]), candidates[0])
+
+
+def saturated(activation, width=64):
+    """Features that differ by little, errors of one label that differ by less."""
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.Sigmoid(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(100, width),
+        activation(),
+        nn.Linear(width, 24),
+        activation(),
+        nn.Linear(24, 5),
+    )
+    inputs, labels = torch.rand(4, 1, 10, 10), torch.tensor([0, 3, 3, 1])
+    loss = nn.functional.cross_entropy(model(inputs), labels)
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    names = [n for n, _ in model.named_parameters()]
+    gradient = dict(zip(names, slopes, strict=True))
+    problem = Problem(
+        model, gradient, (1, 10, 10), "cross_entropy", Knowledge(), torch.Generator().manual_seed(0)
+    )
+    pair = find_linear_pairs(model, (1, 10, 10))[0]
+    with torch.no_grad():
+        return problem, pair, model[:4](inputs).double(), labels
+
+
+def nothing_read(rank):
+    return Features(
+        values=torch.zeros(0, 100, dtype=torch.float64),
+        certified=torch.zeros(0, dtype=torch.bool),
+        residual=torch.zeros(0),
+        labels=None,
+        complete=False,
+        batch_size=None,
+        bound=float("inf"),
+        info={"rank": rank},
+    )
+
+
+def test_features_that_are_too_much_alike_are_read_together():
+    problem, pair, features, labels = saturated(nn.Sigmoid)
+    found = read_together(problem, pair, tail_of(problem.model, pair), nothing_read(4))
+    assert found.complete
+    assert not found.certified.any()
+    gap = torch.cdist(features, found.values) / (features - features.mean(0)).norm(dim=1)[:, None]
+    error, nearest = gap.min(1)
+    assert error.max() < 0.2
+    assert sorted(nearest.tolist()) == [0, 1, 2, 3]
+    assert torch.equal(found.labels[nearest], labels)
+
+
+@pytest.mark.parametrize(("activation", "rank"), [(nn.ReLU, 4), (nn.Sigmoid, 40)])
+def test_what_cannot_be_read_together_is_left_as_it_was(activation, rank):
+    problem, pair, _, _ = saturated(activation)
+    given = nothing_read(rank)
+    assert read_together(problem, pair, tail_of(problem.model, pair), given) is given
