@@ -5,8 +5,8 @@
     python benchmarks/exact_reach.py --summary           # tables and heat map of all runs so far
 
 A run counts as complete if every image came back at a relative error below 1e-3, certified and with
-its label. Certified inputs further than 1 % from every true image are false certificates. Every
-finished run adds a line to results/exact/runs.csv; what is there already is not run again.
+its label. Certified inputs further than 1 % from every true image are false certificates. Seconds are CPU seconds
+of one thread. Every finished run adds a line to results/exact/runs.csv; what is there already is not run again.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def attempt(setting: Setting, seed: int, directory: str, limit: float) -> dict[s
         "peeling": PeelingAttack,
     }[setting.attack]()
     reset_peak_memory()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         found, _ = with_timeout(lambda: attack.run(model, gradient), limit)
     except TimedOut:
         found = None
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return score(setting, found, x, y) | {
         "seconds": round(seconds, 2),
         "gigabytes": round(peak_memory(), 2),

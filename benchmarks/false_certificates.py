@@ -150,6 +150,8 @@ def run(seed: int) -> tuple[Trial, int, int, int, str]:
         found = TensorAttack(patience=2).run(model, gradient, loss=trial.loss)
     except NotApplicable:
         return trial, 0, 0, len(x), "refused"
+    except Exception as error:  # counted and named, not lost with all other trials
+        return trial, 0, 0, len(x), f"crashed: {error}"
     certified = found.inputs[found.certified].double()
     if not len(certified):
         return trial, 0, 0, len(x), ""
@@ -169,17 +171,20 @@ def main() -> None:
     seeds = range(options.first, options.first + options.trials)
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         for trial, certified, false, batch, worst in pool.imap_unordered(run, seeds, 8):
+            crashed = worst.startswith("crashed")
             for key in (trial.corruption, "all"):
                 totals[key].update(
-                    trials=1, samples=batch, certified=certified, false=false, failed=bool(false)
+                    trials=1, samples=batch, certified=certified, false=false, crashed=crashed
                 )
+            if crashed:
+                print(f"{worst}: {trial}", flush=True)
             if false:
                 print(f"FALSE {false} of {certified} certified, worst {worst}: {trial}", flush=True)
-    print(f"{'corruption':16s} {'trials':>7} {'samples':>8} {'certified':>10} {'false':>6}")
+    print(f"{'corruption':16s} {'trials':>7} {'samples':>8} {'certified':>10} {'false':>6} crashed")
     for key, row in totals.items():
         print(
             f"{key:16s} {row['trials']:7d} {row['samples']:8d} "
-            f"{row['certified']:10d} {row['false']:6d}"
+            f"{row['certified']:10d} {row['false']:6d} {row['crashed']:7d}"
         )
 
 

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem, Reconstruction
-from attacks.tensor.certificate import clean, column_threshold, judge, typical_phi, vouched
+from attacks.tensor.certificate import (
+    clean,
+    column_threshold,
+    distinct,
+    explained,
+    judge,
+    typical_phi,
+)
 from attacks.tensor.equation import SampleEquation, State
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
@@ -127,17 +134,12 @@ def report(
     residual, factor = replay_residual(
         model, problem.gradient, inputs, read.targets, shares, problem.loss, layer.pruned
     )
-    if not exact:
+    if not exact and (problem.loss != "cross_entropy" or not explained(space, residual)):
+        certified = torch.zeros_like(certified)
+    if not exact or pair.activation.kind != "piecewise linear":
         size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
-        certified = certified & vouched(
-            space,
-            layer,
-            state,
-            pair.activation,
-            samples,
-            size_of_column,
-            residual if problem.loss == "cross_entropy" else float("inf"),
-            problem.generator,
+        certified = certified & distinct(
+            space, layer, state, pair.activation, samples, size_of_column, problem.generator
         )
     if layer.pruned:
         certified = certified & (residual <= REPLAYED)
@@ -210,10 +212,16 @@ def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
 
 
 def rescaled(evidence: Evidence, points: Tensor, errors: Tensor, state: State) -> Tensor:
-    """Error vectors of a state, in the scale of those that were found at other points."""
+    """Error vectors of a state, in the scale of those that were found at other points.
+
+    As they were where the state says nothing: behind gates that are all the same, or all closed.
+    """
+    if evidence.pair.activation.kind == "piecewise linear":
+        return errors
     slopes = evidence.pair.activation.slope(points @ evidence.equation.W.T)[0]
     columns = slopes * (errors @ evidence.space.U.T)
-    return state.delta * (state.column * columns).sum(1, keepdim=True)
+    fresh = state.delta * (state.column * columns).sum(1, keepdim=True)
+    return torch.where(fresh.isfinite().all(1, keepdim=True), fresh, errors)
 
 
 def error_bound(evidence: Evidence, points: Tensor, phi: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ ROUNDING = 8.0
 WORST_ERROR = 1e-2
 CLEARLY = 3.0
 STANDARD_ERRORS = 10.0
+SPARE = 4
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def judge(
     A curved activation determines x by itself: ten standard errors have to stay within the error
     that is forgiven. A piecewise linear one does not move at all; there x comes from the
     columns of the *complete* batch, within the noise bound `error`, and what has to be excluded is
-    that one column stands for a mixture of samples with equal gates. Different error vectors would
+    that any column stands for a mixture of samples with equal gates. Different error vectors would
     show as a second solution; if the delta space has one dimension only, the gates must be fine
     enough to tell inputs apart that differ by `WORST_ERROR`.
 
@@ -137,15 +138,33 @@ def judge(
     state, size = sharp.state, sharp.points.norm(dim=1)
     threshold = column_threshold(space, state.column)
     solved = state.phi <= threshold
-    unique = state.runner_up > 10 * threshold
+    unique = state.runner_up > 10 * torch.maximum(threshold, column_threshold(space, state.rival))
+    if activation.kind != "piecewise linear":
+        unique &= spare_equations(space, equation, sharp) >= SPARE
     if activation.kind == "piecewise linear":
-        determined = error <= WORST_ERROR
+        determined = (error <= WORST_ERROR) & unique.all()
         if space.U.shape[1] == 1:
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
         determined = STANDARD_ERRORS * sharp.error <= WORST_ERROR * size
         determined &= exact | ~(error.isfinite() & (error > WORST_ERROR))
     return Verdict(solved, unique, determined)
+
+
+def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharpened) -> Tensor:
+    """Equations that are left for a proof once all unknowns are fitted, shape (n,).
+
+    Units count whose slope changes visibly, ten times above the noise in one row, if x moves by
+    `WORST_ERROR` in a random direction. All others, where the activation is straight around x, say
+    no more than how the error vector is mixed from the samples' own.
+    """
+    state, (B, k, K) = sharp.state, (space.rank, equation.Wn.shape[1], space.U.shape[1])
+    move = WORST_ERROR * sharp.points.norm(dim=1, keepdim=True) / max(k, 1) ** 0.5
+    change = state.tangent.abs() * equation.Wn.norm(dim=1) * move
+    visible = 10 * typical_phi(space, state.column) / len(space.Q) ** 0.5
+    curved = (change > visible[:, None]).sum(1)
+    straight = (len(space.Q) - curved).clamp_max(K)
+    return curved + straight - B - k - K + 1
 
 
 def gate_flips(equation: SampleEquation, activation: Activation, points: Tensor) -> Tensor:
@@ -165,22 +184,25 @@ def clean(space: GradientSpace, precision: float) -> bool:
     return space.noise <= ROUNDING * precision * float(space.S[0])
 
 
-def vouched(
+def explained(space: GradientSpace, gradient_residual: float) -> bool:
+    """Whether a reconstructed batch has the observed gradient, to within its noise."""
+    return gradient_residual <= space.noise * len(space.Q) ** 0.5 / float(space.S.norm())
+
+
+def distinct(
     space: GradientSpace,
     layer: LayerGradient,
     state: State,
     activation: Activation,
     samples: Tensor,
     scale: Tensor,
-    gradient_residual: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Which samples of a gradient that is not `clean` can still be certified.
+    """Which samples cannot be a mixture of several that noise has hidden the rank of.
 
-    Two things are asked. The reconstructed batch must have the observed gradient, to within the
-    noise. And a mixture must be visible: samples at a distance rho = `WORST_ERROR` |x| from x that
-    share its column to first order leave a second-order trace |c| |D(x + rho) - D(x)| rho in the
-    gradient, which has to stand clearly above the noise.
+    Samples at a distance rho = `WORST_ERROR` |x| from x that share its column to first order leave
+    a second-order trace |c| |D(x + rho) - D(x)| rho in the gradient, which has to stand clearly
+    above the noise.
 
     Parameters
     ----------
@@ -194,8 +216,6 @@ def vouched(
         The returned inputs, with the bias' one.
     scale : Tensor of shape (n,)
         Sizes c of their columns.
-    gradient_residual : float
-        Of the whole-batch certificate.
     generator : torch.Generator
         Draws the directions.
 
@@ -203,9 +223,6 @@ def vouched(
     -------
     bool Tensor of shape (n,)
     """
-    level = space.noise * len(space.Q) ** 0.5 / float(space.S.norm())
-    if not gradient_residual <= level:
-        return torch.zeros_like(scale, dtype=torch.bool)
     step = torch.randn(samples.shape, generator=generator, dtype=torch.float64).to(samples)
     if space.last is not None:
         step[:, -1] = 0

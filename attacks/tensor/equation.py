@@ -69,6 +69,8 @@ class State:
         Orthonormal directions in which a change of delta moves the residual.
     runner_up : Tensor of shape (N,)
         phi of the second best error vector; if it vanishes too, delta is not unique.
+    rival : Tensor of shape (N, m)
+        Column of the second best error vector; zero if there is none.
     trust : Trust, optional
         The rows the equation was restricted to; None for all.
     """
@@ -81,6 +83,7 @@ class State:
     tangent: Tensor
     freedom: Tensor
     runner_up: Tensor
+    rival: Tensor
     trust: Trust | None = None
 
     def select(self, rows: Tensor) -> State:
@@ -198,8 +201,11 @@ class SampleEquation:
         freedom = freedom / others.clamp_min(1e-6)[:, :, None]
         runner_up = others[:, 0] if others.shape[1] else torch.ones_like(others.sum(1))
         phi = torch.nan_to_num(residual.norm(dim=1), nan=1.0)
+        rival = torch.zeros_like(column)
+        if others.shape[1]:
+            rival = torch.einsum("nk,nkm->nm", vectors[:, :, 1], features)
         tangent = second * (delta @ self.Ut)
-        return State(phi, delta, column, part, residual, tangent, freedom, runner_up, trust)
+        return State(phi, delta, column, part, residual, tangent, freedom, runner_up, rival, trust)
 
     def _off_errors(self, T: Tensor) -> Tensor:
         """T (..., m) without what equal slopes at all units can produce."""

@@ -11,7 +11,7 @@ from attacks.tensor.certificate import WORST_ERROR, clean
 from attacks.tensor.completion import complete, known_entries
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
 
-REPLAYED = 1e-4
+REPLAYED = 1e-5
 """Relative misfit of the known entries that a certificate forgives."""
 
 

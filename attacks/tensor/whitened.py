@@ -65,4 +65,5 @@ class WhitenedEquation(SampleEquation):
         tangent = second * (delta @ self.Ut)
         # the normalisation |blur Q'D| changes along its own gradient
         counted = (column @ self.Q * self.blur.square()) @ self.Q.T
-        return State(phi, delta, column, counted, residual, tangent, freedom, runner_up)
+        rival = torch.zeros_like(column)
+        return State(phi, delta, column, counted, residual, tangent, freedom, runner_up, rival)
