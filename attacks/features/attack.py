@@ -120,7 +120,9 @@ class FeatureInversion(Attack):
                 inputs=empty, batch_size=features.batch_size, info=info | {"reason": reason}
             )
         found = self._invert(problem, pair, shape, features, info)
-        if not features.certified.any() and "reason" in found.info:
+        if "together" in features.info:
+            found.info["features_residual"] = features.info["together"]
+        elif not features.certified.any() and "reason" in found.info:
             doubt = " None of the features is certified." + spoken(response(problem, pair, shape))
             found.info["reason"] += doubt
         return found
