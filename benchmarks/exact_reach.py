@@ -5,8 +5,9 @@
     python benchmarks/exact_reach.py --summary           # tables and heat map of all runs so far
 
 A run counts as complete if every image came back at a relative error below 1e-3, certified and with
-its label. Certified inputs further than 1 % from every true image are false certificates. Seconds are CPU seconds
-of one thread. Every finished run adds a line to results/exact/runs.csv; what is there already is not run again.
+its label. Certified inputs further than 1 % from every true image are false certificates. Seconds
+are CPU seconds of all threads. Every finished run adds a line to results/exact/runs.csv; what is
+there already is not run again.
 """
 
 from __future__ import annotations
