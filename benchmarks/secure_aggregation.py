@@ -69,7 +69,8 @@ def table(rows: list[dict[str, str]]) -> str:
         "| certified (wrong) | labels | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    order = list(CASES)
+    for row in sorted(rows, key=lambda r: (order.index(r["case"]), int(r["seed"]))):
         lines.append(
             f"| {row['case']}{unfinished(row)} | {row['seed']} | {row['exact']} of {row['images']} "
             f"| {row['within_tenth']} | {float(row['median_error']):.0e} "
