@@ -22,6 +22,7 @@ from attacks.tensor.certificate import (
     judge,
     typical_phi,
 )
+from attacks.tensor.completion import holes
 from attacks.tensor.equation import SampleEquation, State
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
@@ -141,7 +142,7 @@ def report(
         certified = certified & distinct(
             space, layer, state, pair.activation, samples, size_of_column, problem.generator
         )
-    if layer.pruned:
+    if layer.pruned or holes(layer.gradient)[0]:
         certified = certified & (residual <= REPLAYED)
     info = info | {
         "gradient_residual": residual,

@@ -62,10 +62,15 @@ def known_entries(matrix: Tensor) -> Tensor | None:
     All-zero rows (dead units) and columns (dead inputs) are no sign of pruning; where something
     else is, they may as well have been left out as a whole, and count as unknown too.
     """
+    missing, alive = holes(matrix)
+    return matrix != 0 if missing > PRUNED * alive else None
+
+
+def holes(matrix: Tensor) -> tuple[int, int]:
+    """Zeros in rows and columns that are not zero as a whole, and all entries there."""
     known = matrix != 0
     alive = int(known.any(1).sum()) * int(known.any(0).sum())
-    missing = alive - int(known.sum())
-    return known if missing > PRUNED * alive else None
+    return alive - int(known.sum()), alive
 
 
 def complete(

@@ -12,6 +12,7 @@ HARD = {
     21399: "pairs with equal gates, one of them found twice and the other once",
     21422: "several mixtures in a batch of rank four",
     22004: "near-copies with equal gates, told apart by what stands just above rounding",
+    100863: "a few missing entries, fewer than look like pruning",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
 
