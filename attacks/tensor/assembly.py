@@ -183,7 +183,7 @@ def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Te
     """
     C = found.columns @ space.Q  # (n, B)
     pinv = torch.linalg.pinv(C.T)  # (n, B)
-    raw = pinv * space.S  # rows of D^+ G~ in the coordinates of V
+    raw = torch.nn.functional.pad(pinv * space.S, (0, space.open))  # rows of D^+ G~ in terms of V
     rest = remainder(space, found.columns).basis
     outside = raw - (raw @ rest) @ rest.T
     guess = found.points - (found.points @ rest) @ rest.T

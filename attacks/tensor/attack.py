@@ -70,8 +70,12 @@ class TensorAttack(Attack):
         gaps = fill(layer, problem.generator, problem.knows.batch_size)
         layer = gaps.layer if gaps else layer
         size = gaps.rank if gaps else problem.knows.batch_size
-        space = gradient_space(layer, size)
-        space = gaps.blurred(space) if gaps else space
+        if gaps is None:
+            space = gradient_space(layer, size)
+        elif len(pair.activation.kinks):
+            space = gaps.blurred(gradient_space(layer, size))
+        else:
+            space = gaps.opened(gaps.rank)
         info: dict[str, Any] = {
             "hidden_layer": pair.hidden,
             "activation": pair.activation.kind,

@@ -181,7 +181,7 @@ def clean(space: GradientSpace, precision: float) -> bool:
     Otherwise it may be noise, or samples: near-copies of the ones found, or more samples than the
     layer can tell apart.
     """
-    return space.noise <= ROUNDING * precision * float(space.S[0])
+    return space.rank == 0 or space.noise <= ROUNDING * precision * float(space.S[0])
 
 
 def explained(space: GradientSpace, gradient_residual: float) -> bool:

@@ -86,15 +86,16 @@ def peel(
     Found
         What was found; `interrupted` if a KeyboardInterrupt cut it short.
     """
-    m, B = weight.shape
+    m, k = weight.shape
     found = start and replace(start, rounds=[])
     found = found or Found(
-        weight.new_zeros(0, m), weight.new_zeros(0, space.U.shape[1]), weight.new_zeros(0, B)
+        weight.new_zeros(0, m), weight.new_zeros(0, space.U.shape[1]), weight.new_zeros(0, k)
     )
     idle = 0
     try:
-        while len(found) < B:
-            last_few = B - len(found) <= FEW and not space.noisy
+        while len(found) < space.rank:
+            missing = space.rank - len(found)
+            last_few = missing <= FEW and not space.noisy
             if idle >= patience * (3 if last_few else 1):
                 break
             rest = remainder(space, found.columns)
@@ -102,7 +103,7 @@ def peel(
                 space, weight @ rest.basis, rest, activation, generator, settings, idle
             )
             new = _accept(space, rest, found, proposed, idle)
-            found.rounds.append({"missing": len(rest.spectrum), "new": new})
+            found.rounds.append({"missing": missing, "new": new})
             idle = 0 if new else idle + 1
     except KeyboardInterrupt:
         found.interrupted = True
@@ -110,15 +111,19 @@ def peel(
 
 
 def remainder(space: GradientSpace, columns: Tensor) -> Remainder:
-    """Row space of the gradient once the given columns are projected out."""
+    """Row space of the gradient once the given columns are projected out, and open inputs."""
     B, n = space.rank, len(columns)
     rest = torch.diag(space.S)
     if n:
         basis = torch.linalg.qr((columns @ space.Q).T).Q
         rest = rest - basis @ (basis.T @ rest)
     _, spectrum, Vh = torch.linalg.svd(rest)
-    basis = Vh[: B - n].T
-    return Remainder(basis, space.Q @ (rest @ basis), spectrum[: B - n])
+    basis, left = Vh[: B - n].T, spectrum[: B - n]
+    if space.open:
+        basis = torch.block_diag(basis, torch.eye(space.open).to(basis))
+        rest = torch.nn.functional.pad(rest, (0, space.open))
+        left = torch.cat([left, space.S[-1:].expand(space.open)])
+    return Remainder(basis, space.Q @ (rest @ basis), left)
 
 
 def _accept(
@@ -134,7 +139,7 @@ def _accept(
     inside = (proposed.columns @ space.Q) @ space.Q.T
     inside = inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-300)
     limit = acceptance(space, proposed.columns, idle)
-    if space.noisy and space.last is not None and len(rest.spectrum) == 1:
+    if space.noisy and space.last is not None and space.rank - len(found) == 1:
         limit = torch.full_like(limit, torch.inf)
     fine = proposed.phi <= limit
     if found.typical is None and bool(fine.any()):

@@ -75,6 +75,26 @@ class Gaps:
         level = max(self.error, 1e-3)
         return Noise(level * float(self.filled.square().mean()) ** 0.5, level)
 
+    def opened(self, size: int) -> GradientSpace:
+        """The completed gradient's space without ill-determined columns: their inputs are open.
+
+        The column space does not need them, and what they leave out of the sample equation is a
+        few more unknowns per sample.
+        """
+        columns = self.columns
+        part = replace(
+            self.layer,
+            weight=self.layer.weight[:, columns],
+            gradient=self.layer.gradient[:, columns],
+        )
+        space = gradient_space(part, size)
+        count = int((~columns).sum())
+        V = space.V.new_zeros(len(columns), space.rank + count)
+        V[columns, : space.rank] = space.V
+        V[~columns, space.rank :] = torch.eye(count).to(V)
+        last = V[-1] if self.layer.biased else None
+        return replace(space, V=V, last=last, open=count)
+
     def blurred(self, space: GradientSpace) -> GradientSpace:
         """The completed gradient's space, its noise raised where some inputs are hardly known.
 

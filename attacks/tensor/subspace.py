@@ -63,7 +63,7 @@ class GradientSpace:
         Orthonormal basis of the column space: of the columns D_i.
     S : Tensor of shape (B,)
         Singular values, decreasing.
-    V : Tensor of shape (d + 1, B)
+    V : Tensor of shape (d + 1, B + open)
         Orthonormal basis of the row space: of the samples x~_i.
     last : Tensor of shape (B,), optional
         ``last @ x == 1`` for every sample in the coordinates of V. None without biases.
@@ -75,6 +75,8 @@ class GradientSpace:
         Largest singular value that belongs to the noise.
     norm : float
         Typical Euclidean norm of x~.
+    open : int
+        Number of inputs whose gradients were left out: the last columns of V, one for each.
     """
 
     Q: Tensor
@@ -85,6 +87,7 @@ class GradientSpace:
     to_delta: Tensor
     noise: float
     norm: float
+    open: int = 0
 
     @property
     def rank(self) -> int:
