@@ -139,9 +139,14 @@ def report(
         certified = torch.zeros_like(certified)
     if not exact or pair.activation.kind != "piecewise linear":
         size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
-        certified = certified & distinct(
+        apart = distinct(
             space, layer, state, pair.activation, samples, size_of_column, problem.generator
         )
+        # softmax minus one-hot has no opposite signs: what counts once in the whole gradient is one
+        whole = exact and problem.loss == "cross_entropy" and len(evidence.found) == space.rank
+        if whole and residual <= REPLAYED:
+            apart |= multiplicities == 1
+        certified = certified & apart
     if layer.pruned or holes(layer.gradient)[0]:
         certified = certified & (residual <= REPLAYED)
     info = info | {

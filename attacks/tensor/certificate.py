@@ -21,6 +21,7 @@ WORST_ERROR = 1e-2
 CLEARLY = 3.0
 STANDARD_ERRORS = 10.0
 SPARE = 4
+HOPELESS = 1.0
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ def judge(
         Relative error that noise can have caused; infinite where samples are missing.
     exact : bool
         Whether the gradient's noise is rounding. If not, a curved activation is asked for the noise
-        bound as well.
+        bound as well; if so, only for columns that are told apart at all.
     """
     state, size = sharp.state, sharp.points.norm(dim=1)
     threshold = column_threshold(space, state.column)
@@ -147,7 +148,8 @@ def judge(
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
         determined = STANDARD_ERRORS * sharp.error <= WORST_ERROR * size
-        determined &= exact | ~(error.isfinite() & (error > WORST_ERROR))
+        limit = HOPELESS if exact else WORST_ERROR
+        determined &= ~(error.isfinite() & (error > limit))
     return Verdict(solved, unique, determined)
 
 
