@@ -22,6 +22,7 @@ CLEARLY = 3.0
 STANDARD_ERRORS = 10.0
 SPARE = 4
 HOPELESS = 1.0
+SAME = 1e-4
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
@@ -113,11 +114,11 @@ def judge(
     """Judge returned inputs by the equation evaluated at them.
 
     A curved activation determines x by itself: ten standard errors have to stay within the error
-    that is forgiven. A piecewise linear one does not move at all; there x comes from the
-    columns of the *complete* batch, within the noise bound `error`, and what has to be excluded is
-    that any column stands for a mixture of samples with equal gates. Different error vectors would
-    show as a second solution; if the delta space has one dimension only, the gates must be fine
-    enough to tell inputs apart that differ by `WORST_ERROR`.
+    that is forgiven, and no two samples may be the same one. A piecewise linear one does not move
+    at all; there x comes from the columns of the *complete* batch, within the noise bound `error`,
+    and what has to be excluded is that any column stands for a mixture of samples with equal gates.
+    Different error vectors would show as a second solution; if the delta space has one dimension
+    only, the gates must be fine enough to tell inputs apart that differ by `WORST_ERROR`.
 
     Parameters
     ----------
@@ -148,6 +149,9 @@ def judge(
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
         determined = STANDARD_ERRORS * sharp.error <= WORST_ERROR * size
+        distances = torch.cdist(sharp.points, sharp.points)
+        distances.fill_diagonal_(torch.inf)
+        determined &= distances.amin(1) > SAME * size
         limit = HOPELESS if exact else WORST_ERROR
         determined &= ~(error.isfinite() & (error > limit))
     return Verdict(solved, unique, determined)
