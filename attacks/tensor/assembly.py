@@ -147,7 +147,8 @@ def report(
         if whole and residual <= REPLAYED:
             apart |= multiplicities == 1
         certified = certified & apart
-    if layer.pruned or holes(layer.gradient)[0]:
+    homogeneous = not layer.biased and pair.activation.kind == "piecewise linear"
+    if layer.pruned or homogeneous or holes(layer.gradient)[0]:
         certified = certified & (residual <= REPLAYED)
     info = info | {
         "gradient_residual": residual,

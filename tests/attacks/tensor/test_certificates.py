@@ -13,6 +13,7 @@ HARD = {
     21422: "several mixtures in a batch of rank four",
     22004: "near-copies with equal gates, told apart by what stands just above rounding",
     100863: "a few missing entries, fewer than look like pruning",
+    108810: "no biases, so nothing but a noisy loss tells the scale",
     108179: "five times the same point, each of them alone within its standard error",
     106330: "the same point many times over, in a batch that is nearly one line",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
