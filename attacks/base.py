@@ -99,7 +99,7 @@ class Problem:
     knows : Knowledge
         What the threat model grants.
     generator : torch.Generator
-        The only source of randomness.
+        The only source of randomness, on the CPU.
     local : LocalWork
         What the gradient sums up: with more than one step it is the mean of the steps' gradients,
         each taken where the steps before had led.
@@ -154,6 +154,8 @@ class Reconstruction:
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"Reconstruction.{name} has {len(value)} entries for {n} inputs.")
+            if value is not None:  # the defaults of an empty one are made on the CPU
+                object.__setattr__(self, name, value.to(self.inputs.device))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -192,7 +194,9 @@ class Attack(ABC):
         knows : Knowledge, optional
             What the threat model grants; by default nothing.
         generator : torch.Generator, optional
-            Source of randomness; by default one seeded with 0.
+            Source of randomness; by default one seeded with 0. One of an accelerator seeds one of
+            the CPU, which all numbers are drawn on, so that they do not depend on the model's
+            device.
         local : LocalWork, optional
             The clients' work as the protocol prescribes it; by default a single step.
 
@@ -217,7 +221,7 @@ class Attack(ABC):
             input_shape=tuple(input_shape) if input_shape is not None else None,
             loss=loss,
             knows=knows or Knowledge(),
-            generator=generator or torch.Generator().manual_seed(0),
+            generator=_on_cpu(generator or torch.Generator().manual_seed(0)),
             local=local or LocalWork(),
         )
         start = time.perf_counter()
@@ -231,6 +235,14 @@ class Attack(ABC):
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
         return f"{type(self).__name__}({settings})"
+
+
+def _on_cpu(generator: torch.Generator) -> torch.Generator:
+    """The generator itself if it draws on the CPU, else one that it seeds."""
+    if generator.device.type == "cpu":
+        return generator
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
 
 
 def validate_gradient(model: nn.Module, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
