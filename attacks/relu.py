@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import NotApplicable, Problem, Reconstruction
-from attacks.tensor.attack import finish, hopeless, layer_gradient, nothing, readable_pair
+from attacks.tensor.assembly import assemble
+from attacks.tensor.attack import explained, hopeless, layer_gradient, nothing, readable_pair
 from attacks.tensor.layers import LinearPair
 from attacks.tensor.peeling import Found
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
@@ -68,7 +69,8 @@ class Gated:
             ]
         )
         found = Found(columns, delta, points)
-        return finish(self.problem, self.pair, self.layer, self.space, found, self.info | info)
+        result = assemble(self.problem, self.pair, self.layer, self.space, found, self.info | info)
+        return explained(self.problem, self.pair, result)
 
 
 def read_gated(problem: Problem) -> Gated:

@@ -175,19 +175,6 @@ def nothing(problem: Problem, pair: LinearPair, info: dict[str, Any]) -> Reconst
     )
 
 
-def finish(
-    problem: Problem,
-    pair: LinearPair,
-    layer: LayerGradient,
-    space: GradientSpace,
-    found: Found,
-    info: dict[str, Any],
-) -> Reconstruction:
-    """All inputs at once, certificates, labels, and the model's own word on the whole batch."""
-    result = assemble(problem, pair, layer, space, found, info)
-    return explained(problem, pair, result)
-
-
 def explained(problem: Problem, pair: LinearPair, result: Reconstruction) -> Reconstruction:
     """The reconstruction, or none if it has nothing to do with a noisy gradient."""
     limit = UNLIKE if result.info.get("misfit", 0.0) <= STUCK else UNLIKE / 2
