@@ -8,6 +8,7 @@ sample equation once more, and the whole batch against the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from attacks.tensor.certificate import (
     explained,
     judge,
     typical_phi,
+    typical_turn,
 )
 from attacks.tensor.completion import holes
 from attacks.tensor.equation import SampleEquation, State
@@ -58,7 +60,7 @@ class Evidence:
     scale: Tensor
     spread: Tensor
 
-    @property
+    @cached_property
     def equation(self) -> SampleEquation:
         """The sample equation over the whole row space."""
         space = self.space
@@ -215,7 +217,14 @@ def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
         state = evaluate(points)
         return Sharpened(points, state, torch.full_like(state.phi, torch.inf))
     steps = STEPS if clean(space, layer.precision) else 0
-    return sharpen(equation, points, evaluate, lambda at: typical_phi(space, at.column), steps)
+    return sharpen(
+        equation,
+        points,
+        evaluate,
+        lambda at: typical_phi(space, at.column),
+        typical_turn(space),
+        steps,
+    )
 
 
 def rescaled(evidence: Evidence, points: Tensor, errors: Tensor, state: State) -> Tensor:

@@ -75,8 +75,18 @@ def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:
 
 def typical_phi(space: GradientSpace, columns: Tensor) -> Tensor:
     """What `expected_phi`, which holds for the worst direction, is for white noise."""
+    return expected_phi(space, columns) * _share(space)
+
+
+def typical_turn(space: GradientSpace) -> Tensor:
+    """Angles (B,) by which white noise turns the columns of Q out of the true column space."""
+    return (space.noise / space.S * _share(space)).clamp_max(1.0)
+
+
+def _share(space: GradientSpace) -> float:
+    """What noise does to one direction, relative to its largest singular value, if it is white."""
     m, d = len(space.Q), len(space.V)
-    return expected_phi(space, columns) * m**0.5 / (m**0.5 + d**0.5)
+    return float(m**0.5 / (m**0.5 + d**0.5))
 
 
 @dataclass(frozen=True)
@@ -141,13 +151,12 @@ def judge(
     threshold = column_threshold(space, state.column)
     solved = state.phi <= threshold
     unique = state.runner_up > 10 * torch.maximum(threshold, column_threshold(space, state.rival))
-    if activation.kind != "piecewise linear":
-        unique &= spare_equations(space, equation, sharp) >= SPARE
     if activation.kind == "piecewise linear":
         determined = (error <= WORST_ERROR) & unique.all()
         if space.U.shape[1] == 1:
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
+        unique &= spare_equations(space, equation, sharp) >= SPARE
         determined = STANDARD_ERRORS * sharp.error <= WORST_ERROR * size
         distances = torch.cdist(sharp.points, sharp.points)
         distances.fill_diagonal_(torch.inf)

@@ -211,12 +211,27 @@ class SampleEquation:
         """T (..., m) without what equal slopes at all units can produce."""
         return T - (T @ self.Ut.T) @ self.Ut
 
-    def normal_equations(self, state: State, k: int) -> tuple[Tensor, Tensor]:
+    def normal_equations(
+        self, state: State, k: int, turned: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """J'J of candidate k and half the gradient of its phi^2, along `directions`; see `step`.
+
+        J holds the part of a column's motion that leaves the column space of Q. Where noise has
+        turned Q, what moves along Q seems to leave it too: that much of J'J means nothing.
+
+        Parameters
+        ----------
+        state : State
+            Of the candidates.
+        k : int
+            Which of them.
+        turned : Tensor of shape (B,)
+            Angles by which noise turns the columns of Q.
 
         Returns
         -------
-        Tensor of shape (n, n), Tensor of shape (n,)
+        Tensor of shape (n, n), Tensor of shape (n,), Tensor of shape (n, n)
+            J'J, the gradient, and what `turned` is expected to add to J'J.
         """
         T = state.tangent[k][:, None] * self.Wn
         v, pull = T.T @ state.counted[k], T.T @ state.residual[k]
@@ -224,7 +239,8 @@ class SampleEquation:
         H = T.T @ T - inside.T @ inside - shared.T @ shared
         H = H - torch.outer(v, pull) - torch.outer(pull, v)
         squared = state.phi[k] ** 2
-        return H + squared * torch.outer(v, v), pull - squared * v
+        seeming = turned[:, None] * inside
+        return H + squared * torch.outer(v, v), pull - squared * v, seeming.T @ seeming
 
     def step(self, state: State, damping: Tensor, iterations: int, tolerance: Tensor) -> Tensor:
         """Damped Gauss-Newton step for every candidate.

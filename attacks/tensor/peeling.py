@@ -19,6 +19,10 @@ from attacks.tensor.subspace import GradientSpace
 
 FEW = 8
 UNUSUAL = 10.0
+ALIKE = 1e-5
+"""One minus the cosine of two columns that count as one."""
+TOLD_APART = 30.0
+"""Angle to a column found before, in units of the residual, from which a new one is no copy."""
 
 
 @dataclass
@@ -146,15 +150,22 @@ def _accept(
         found.typical = float(proposed.phi[fine].median())
     if found.typical is not None and not space.noisy and not idle:
         fine &= proposed.phi <= UNUSUAL * found.typical
-    blurred = torch.zeros_like(limit)  # the same sample comes in several versions then
-    if space.noisy:
-        blurred = expected_phi(space, proposed.columns).square().clamp_max(0.1)
-    new = 0
+    expected = expected_phi(space, proposed.columns)
+    if space.noisy:  # the same sample comes in several versions then
+        same = expected.square().clamp(ALIKE, 0.1)
+    elif idle:  # what is left are samples much like each other
+        same = (TOLD_APART * torch.maximum(expected, proposed.phi)).square() / 2
+        same = same.clamp_max(ALIKE)
+    else:
+        same = torch.full_like(limit, ALIKE)
+    before, new = len(found), 0
     for i in torch.argsort(proposed.phi / limit if space.noisy else proposed.phi).tolist():
         if not fine[i] or len(found) == space.rank:
             break
-        alike = 1 - max(1e-5, float(blurred[i]))
-        if len(found) and float((found.columns @ inside[i]).abs().max()) > alike:
+        likeness = (found.columns @ inside[i]).abs()
+        limits = 1 - same[i].expand(len(found)).clone()
+        limits[before:] = limits[before:].clamp_max(1 - ALIKE)
+        if bool((likeness > limits).any()):
             continue
         found.columns = torch.cat([found.columns, inside[i : i + 1]])
         found.delta = torch.cat([found.delta, proposed.delta[i : i + 1]])

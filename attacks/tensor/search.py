@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.tensor.activation import Activation, Slope
-from attacks.tensor.certificate import LOOSEST, typical_phi
+from attacks.tensor.certificate import LOOSEST, typical_phi, typical_turn
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.gates import away_from_kinks, fit_gates
 from attacks.tensor.moments import moment_slices, second_order_vanishes
@@ -156,6 +156,7 @@ def _to_the_noise(
         X,
         lambda at: exact.evaluate(at, activation.slope),
         lambda state: typical_phi(space, state.column),
+        typical_turn(space),
     ).points
 
 

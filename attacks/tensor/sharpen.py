@@ -18,6 +18,8 @@ from torch import Tensor
 from attacks.tensor.equation import SampleEquation, State
 
 STEPS = 8
+CLEARLY = 4.0
+"""Part of J'J that counts is what exceeds so many times the part that noise in Q can feign."""
 SIGNIFICANT = 0.1
 """Decrease of phi^2, in units of what fitting the noise brings, from which a step is taken."""
 
@@ -47,6 +49,7 @@ def sharpen(
     points: Tensor,
     evaluate: Callable[[Tensor], State],
     noise: Callable[[State], Tensor],
+    turned: Tensor,
     steps: int = STEPS,
 ) -> Sharpened:
     """Newton's method for every sample, by factorised normal equations.
@@ -61,6 +64,8 @@ def sharpen(
         The state at points.
     noise : callable
         Residual phi (n,) that noise is expected to cause at a state.
+    turned : Tensor of shape (B,)
+        Angles by which noise turns the columns of the equation's Q.
     steps : int, default 8
         Most steps; with zero only the standard errors are found.
 
@@ -74,7 +79,7 @@ def sharpen(
     working = torch.arange(len(points), device=points.device)
     for count in range(steps + 1):
         here = state.select(working)
-        step, amplification, gain = _newton(equation, here)
+        step, amplification, gain = _newton(equation, here, turned)
         fit = (here.phi.square() - gain).clamp_min(0).sqrt()
         spread = _per_equation(equation, torch.maximum(fit, noise(here)))
         error[working] = spread * amplification + step.norm(dim=1)
@@ -93,21 +98,28 @@ def sharpen(
     return Sharpened(points, state, error)
 
 
-def _newton(equation: SampleEquation, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """(step, root of the trace of the inverse of J'J, predicted decrease of phi^2) per sample."""
+def _newton(
+    equation: SampleEquation, state: State, turned: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(step, root of the trace of the inverse of J'J, predicted decrease of phi^2) per sample.
+
+    For the trace, J'J counts as far as it is clearly more than what noise in Q makes of nothing:
+    between two samples much alike lies a point whose column moves along Q, to first order.
+    """
     n, k = len(state.phi), equation.Wn.shape[1]
     step = equation.Wn.new_zeros(n, k)
     amplification, gain = equation.Wn.new_zeros(n), equation.Wn.new_zeros(n)
     for i in range(n if k else 0):
-        H, slope = equation.normal_equations(state, i)
+        H, slope, seeming = equation.normal_equations(state, i, turned)
         factor, failed = torch.linalg.cholesky_ex(H)
         if int(failed) or not bool(torch.isfinite(H).all()):
             amplification[i] = torch.inf
             continue
-        inverse = torch.cholesky_inverse(factor)
-        step[i] = -inverse @ slope
-        amplification[i] = inverse.diagonal().sum().sqrt()
+        step[i] = -torch.cholesky_solve(slope[:, None], factor)[:, 0]
         gain[i] = -slope @ step[i]
+        factor, failed = torch.linalg.cholesky_ex(H - CLEARLY * seeming)
+        trace = torch.cholesky_inverse(factor).diagonal().sum()
+        amplification[i] = torch.inf if int(failed) else trace.sqrt()
     return step @ equation.directions.T, amplification, gain
 
 

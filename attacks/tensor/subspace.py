@@ -145,23 +145,26 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
 def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, Tensor]:
     """Space of the back-propagated errors: (U, to_delta) of `GradientSpace`.
 
-    Its dimension shows in the spectrum of the second layer's gradient; under noise it is as large
-    as the batch and the loss allow, and what is known of it beforehand cuts noise off.
+    It has as many dimensions as the batch and the loss allow, if only one can be told from
+    rounding: errors that cancel in the sum all but vanish from the second layer's spectrum, and a
+    space that is too small for one sample's error lets the mean of two samples fit as well as
+    either. What is known of the space beforehand takes the place of directions that are not seen,
+    and cuts off noise.
     """
+    known = layer.errors
     if layer.pruned:
-        U2 = layer.errors
-        if U2 is None:
-            U2 = torch.eye(len(layer.outgoing)).to(layer.outgoing)
-        return _restricted(layer, U2)
+        return _restricted(
+            layer, torch.eye(len(layer.outgoing)).to(layer.outgoing) if known is None else known
+        )
     observed = layer.outgoing_gradient
-    if noisy and layer.errors is not None:
-        observed = layer.errors @ (layer.errors.T @ observed)
+    if known is not None:
+        observed = known @ (known.T @ observed)
     U2, S2, _ = torch.linalg.svd(observed, full_matrices=False)
-    if noisy:
-        count = len(U2) if layer.errors is None else layer.errors.shape[1]
-    else:
-        count = numerical_rank(S2, layer.precision)
-    return _restricted(layer, U2[:, : min(count, max(rank, 1))])
+    count = min(len(U2) if known is None else known.shape[1], max(rank, 1))
+    seen = count if noisy else numerical_rank(S2, layer.precision)
+    if seen < count and known is not None and 2 * (rank + known.shape[1]) <= len(layer.weight):
+        return _restricted(layer, known)
+    return _restricted(layer, U2[:, :count])
 
 
 def _restricted(layer: LayerGradient, U2: Tensor) -> tuple[Tensor, Tensor]:

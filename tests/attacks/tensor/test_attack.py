@@ -222,3 +222,17 @@ def test_an_interruption_keeps_what_was_found(monkeypatch):
     found = TensorAttack(candidates=6).run(model, gradient)
     assert found.info["interrupted"]
     assert 0 < len(found) < 24
+
+
+@pytest.mark.parametrize(("activation", "seed"), [(nn.Sigmoid, 0), (nn.Tanh, 2), (nn.Tanh, 3)])
+def test_pairs_of_one_label_that_differ_by_three_per_cent_are_told_apart(activation, seed):
+    torch.manual_seed(seed)
+    inputs = torch.rand(6, 24)
+    step = torch.randn(3, 24) * inputs[0::2].norm(dim=1, keepdim=True) / 24**0.5
+    inputs[1::2] = inputs[0::2] + 0.03 * step
+    labels = torch.randint(5, (3,)).repeat_interleave(2)
+    model = nn.Sequential(nn.Linear(24, 192), activation(), nn.Linear(192, 5))
+    found = TensorAttack().run(model, batch_gradient(model, inputs, labels))
+    assert len(found) == 6
+    assert matched(found, inputs)[0].max() < 3e-3
+    assert found.certified.sum() >= 4

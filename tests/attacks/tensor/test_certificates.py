@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.false_certificates import run
+from benchmarks.false_certificates import ALIKE, run
 
 HARD = {
     20543: "a curved activation that is straight at most units: too few equations for a proof",
@@ -19,11 +19,19 @@ HARD = {
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
 
+ALIKE_HARD = {214: "means of two samples 2.5 % apart, whose columns noise hardly tells apart"}
+
 
 @pytest.mark.parametrize("seed", HARD)
 def test_what_once_deceived_the_certificate(seed):
     _, _, false, _, _ = run(seed)
     assert false == 0, HARD[seed]
+
+
+@pytest.mark.parametrize("seed", ALIKE_HARD)
+def test_what_once_deceived_the_certificate_among_images_of_a_kind(seed):
+    _, _, false, _, _ = run(seed, ALIKE)
+    assert false == 0, ALIKE_HARD[seed]
 
 
 @pytest.mark.slow

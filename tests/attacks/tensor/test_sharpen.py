@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.tensor.certificate import typical_phi
+from attacks.tensor.certificate import typical_phi, typical_turn
 from attacks.tensor.sharpen import sharpen
 from tests.attacks.tensor.planted import plant
 
@@ -19,6 +19,7 @@ def sharpened(truth, start, steps=8):
         start,
         lambda at: truth.equation.evaluate(at, truth.activation.slope),
         lambda state: typical_phi(truth.space, state.column),
+        typical_turn(truth.space),
         steps,
     )
 
