@@ -1,17 +1,18 @@
-"""Which architectures give their images away: features, then pixels, from one float32 gradient.
+"""Which architectures give their images away: features, then pixels, from one gradient.
 
     python benchmarks/architectures.py                          # all rows, hours on one core
     python benchmarks/architectures.py --rows strided_gelu_8    # some rows
     python benchmarks/architectures.py --table                  # only write table.md anew
 
-Untrained networks; images of the bundled Fashion-MNIST and of the CIFAR-10 sample, drawn anew for
-every seed. Every finished run adds a line to results/architectures/runs.csv, and what is there is
-not run again. PSNR and SSIM are on [0, 1] images after the best matching, as median and minimum
-over the true images (0 dB for one that was not returned); `wrong` counts the certified ones that
-are worse than 40 dB; `feature_error` is the largest relative error of the true samples' features,
-in `features_exact` of them below 1e-3. Seconds are of one core's own time. Inverting Gradients and
-feature matching get as many as the features took, between 20 and 40, the batch size and the range
-of the pixels; our attack is told nothing, but in rows marked `ranged` the range of the pixels.
+Untrained networks, float32 unless a row says float64; images of the bundled Fashion-MNIST and of
+the CIFAR-10 sample, drawn anew for every seed. Every finished run adds a line to
+results/architectures/runs.csv, and what is there is not run again. PSNR and SSIM are on [0, 1]
+images after the best matching, as median and minimum over the true images (0 dB for one that was
+not returned); `wrong` counts the certified ones that are worse than 40 dB; `feature_error` is the
+largest relative error of the true samples' features, in `features_exact` of them below 1e-3.
+Seconds are of one core's own time. Inverting Gradients and feature matching get as many as the
+features took, between 20 and 40, or what their row says, the batch size and the range of the
+pixels; our attack is told nothing, but in rows marked `ranged` the range of the pixels.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Case:
         drawn = torch.randperm(len(data.train_images), generator=generator)[: row.batch]
         inputs = data.to_inputs(data.train_images[drawn], True)
         model = build_model(row.model, data.image_shape, len(data.classes), seed)
+        if row.double:
+            model, inputs = model.double(), inputs.double()
         loss = nn.functional.cross_entropy(model(inputs), data.train_labels[drawn])
         slopes = torch.autograd.grad(loss, list(model.parameters()))
         names = [n for n, _ in model.named_parameters()]

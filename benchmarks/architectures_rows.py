@@ -43,6 +43,8 @@ class Row:
     ours : "features" or "reading"
         The whole attack, or only the reading of the features: for networks whose inversion takes
         hours on one core.
+    double : bool
+        Whether the client computes in float64.
     """
 
     model: dict[str, Any]
@@ -53,6 +55,7 @@ class Row:
     data: Callable[[], ImageData] = fashion_mnist_mini
     ranged: bool = False
     ours: Literal["features", "reading"] = "features"
+    double: bool = False
 
 
 BOTH = ("feature_matching", "inverting_gradients")
@@ -84,6 +87,10 @@ ROWS: dict[str, Row] = {
     **{
         f"vit_{init}_{b}": Row({"_target_": VIT, "init": init}, b, ("reading",) if b == 6 else ())
         for b in (2, 3, 4, 6, 8)
+        for init in ("default", "trunc_normal")
+    },
+    **{
+        f"vit_float64_{init}_8": Row({"_target_": VIT, "init": init}, 8, (), double=True)
         for init in ("default", "trunc_normal")
     },
     "vgg11_default_32": Row({"_target_": VGG11}, 32, (), ours="reading"),
