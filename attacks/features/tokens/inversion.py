@@ -81,7 +81,8 @@ def invert_tokens(
         "interrupted": bool(tokens.info.get("interrupted", False)),
     }
     if len(tokens) < ENOUGH * rank or rank <= (positions - 1) * images:
-        return empty(reach.reason(positions, images, len(tokens)))
+        stopped = "The attack was stopped while it read tokens. " if info["interrupted"] else ""
+        return empty(stopped + reach.reason(positions, images, len(tokens)))
     made, reason = _Made(), None
     try:
         _invert(problem, pair, shape, tokens.values, images, made, info)
