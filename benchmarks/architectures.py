@@ -1,17 +1,18 @@
-"""Which architectures give their images away: features, then pixels, from one float32 gradient.
+"""Which architectures give their images away: features, then pixels, from one gradient.
 
     python benchmarks/architectures.py                          # all rows, hours on one core
     python benchmarks/architectures.py --rows strided_gelu_8    # some rows
     python benchmarks/architectures.py --table                  # only write table.md anew
 
-Untrained networks; images of the bundled Fashion-MNIST and of the CIFAR-10 sample, drawn anew for
-every seed. Every finished run adds a line to results/architectures/runs.csv, and what is there is
-not run again. PSNR and SSIM are on [0, 1] images after the best matching, as median and minimum
-over the true images (0 dB for one that was not returned); `wrong` counts the certified ones that
-are worse than 40 dB; `feature_error` is the largest relative error of the true samples' features,
-in `features_exact` of them below 1e-3. Seconds are of one core's own time. Inverting Gradients and
-feature matching get as many as the features took, between 20 and 40, the batch size and the range
-of the pixels; our attack is told nothing, but in rows marked `ranged` the range of the pixels.
+Untrained networks, float32 unless a row says float64; images of the bundled Fashion-MNIST and of
+the CIFAR-10 sample, drawn anew for every seed. Every finished run adds a line to
+results/architectures/runs.csv, and what is there is not run again. PSNR and SSIM are on [0, 1]
+images after the best matching, as median and minimum over the true images (0 dB for one that was
+not returned); `wrong` counts the certified ones that are worse than 40 dB; `feature_error` is the
+largest relative error of the true samples' features, in `features_exact` of them below 1e-3.
+Seconds are of one core's own time. Inverting Gradients and feature matching get as many as the
+features took, between 20 and 40, or what their row says, the batch size and the range of the
+pixels; our attack is told nothing, but in rows marked `ranged` the range of the pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from attacks import FeatureInversion, FeatureMatching, InvertingGradients, Knowl
 from attacks.base import Attack, Interrupted, Problem, Reconstruction
 from attacks.features.attack import readable_pair
 from attacks.features.diagnosis import response, spoken
-from attacks.features.front import Front, tail_of
+from attacks.features.front import Front, pair_alone, tail_of
 from attacks.features.reading import read_features
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import find_linear_pairs
@@ -46,8 +47,6 @@ RESULTS = Path(__file__).parent / "results" / "architectures"
 RUNS = RESULTS / "runs.csv"
 LONGEST = 600.0
 """CPU seconds after which an attack is told to stop."""
-SHARE = (20.0, 40.0)
-"""Least and most seconds of the attacks beside ours."""
 
 Peer = Callable[[int], Attack]
 PEERS: dict[str, Peer] = {
@@ -75,6 +74,8 @@ class Case:
         drawn = torch.randperm(len(data.train_images), generator=generator)[: row.batch]
         inputs = data.to_inputs(data.train_images[drawn], True)
         model = build_model(row.model, data.image_shape, len(data.classes), seed)
+        if row.double:
+            model, inputs = model.double(), inputs.double()
         loss = nn.functional.cross_entropy(model(inputs), data.train_labels[drawn])
         slopes = torch.autograd.grad(loss, list(model.parameters()))
         names = [n for n, _ in model.named_parameters()]
@@ -106,9 +107,10 @@ class Case:
         shape, start = self.data.image_shape, time.process_time()
         generator = torch.Generator().manual_seed(0)
         problem = Problem(self.model, self.gradient, shape, "cross_entropy", Knowledge(), generator)
-        pair, _ = readable_pair(problem, find_linear_pairs(self.model, shape), shape)
+        pair, per_image = readable_pair(problem, find_linear_pairs(self.model, shape), shape)
         exact = TensorAttack(patience=FeatureInversion().patience)
-        features = read_features(problem, pair, tail_of(self.model, pair), exact)
+        tail = (tail_of if per_image else pair_alone)(self.model, pair)
+        features = read_features(problem, pair, tail, exact)
         found = Reconstruction(
             features.values,
             certified=features.certified,
@@ -134,8 +136,9 @@ class Case:
         start = time.process_time()
         self._run(peer(2), knows)
         fixed = time.process_time() - start
-        self._run(peer(7), knows)
-        each = max((time.process_time() - start - 2 * fixed) / 5, 1e-3)
+        few = 5 if fixed < seconds / 10 else 2
+        self._run(peer(2 + few), knows)
+        each = max((time.process_time() - start - 2 * fixed) / few, 1e-3)
         return self._run(peer(max(10, int((seconds - fixed) / each))), knows)
 
     def score(self, line: Line, found: Reconstruction) -> Line:
@@ -203,7 +206,8 @@ def main() -> None:
 
 def fill(name: str, seed: int) -> None:
     """Run the attacks on one gradient that have no line yet, ours first."""
-    row, seconds = ROWS[name], SHARE[1]
+    row = ROWS[name]
+    seconds = row.seconds[1]
     for attack in (row.ours, *(row.beside if seed < row.beside_seeds else ())):
         done = {(r["attack"], r["seed"]): r for r in finished(RUNS) if r["row"] == name}
         if (attack, str(seed)) in done:
@@ -214,7 +218,7 @@ def fill(name: str, seed: int) -> None:
             append(RUNS, line)
             took = line.seconds
         if attack == "features":
-            seconds = min(max(took, SHARE[0]), SHARE[1])
+            seconds = min(max(took, row.seconds[0]), row.seconds[1])
 
 
 if __name__ == "__main__":

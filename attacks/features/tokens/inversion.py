@@ -18,10 +18,11 @@ from torch import Tensor
 from attacks.base import NotApplicable, Problem, Reconstruction
 from attacks.features.front import Front, pair_alone
 from attacks.features.newton import Solved, Span, polish, proved, repeated
-from attacks.features.reading import Features, joined_gradient, read_features, row_space
+from attacks.features.reading import joined_gradient, read_features, row_space
 from attacks.features.tokens.block import find_block
 from attacks.features.tokens.closed_form import solve_patches
 from attacks.features.tokens.grouping import group
+from attacks.features.tokens.reach import reach_of
 from attacks.linear import estimate_batch_size, linear_calls
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import LinearPair
@@ -52,42 +53,55 @@ def invert_tokens(
     like = problem.gradient[f"{pair.hidden}.weight"]
     with torch.no_grad():
         positions = front(torch.zeros(1, *shape, dtype=front.dtype, device=like.device)).shape[1]
-    tail = pair_alone(problem.model, pair)
-    tokens = read_features(problem, pair, tail, exact, TRIES)
-    rank = int(tokens.info.get("rank") or 0)
-    images = _batch_size(problem, shape, rank, positions)
+    reach = reach_of(problem, pair)
+    rank, images = reach.rank, _batch_size(problem, shape, reach.rank, positions)
     info: dict[str, Any] = {
         "layer": pair.hidden,
         "activation": pair.activation.kind,
         "pixels": torch.Size(shape).numel(),
         "features": positions * pair.in_features,
         "tokens": positions * images,
+        "tokens_found": 0,
+        "rank": rank,
+        "interrupted": False,
+    }
+
+    def empty(reason: str) -> Reconstruction:
+        none = like.new_zeros(0, *shape)
+        return Reconstruction(inputs=none, batch_size=images, info=info | {"reason": reason})
+
+    if reach.hopeless(positions, images):
+        return empty(reach.reason(positions, images, None))
+    tokens = read_features(problem, pair, pair_alone(problem.model, pair), exact, TRIES)
+    rank = int(tokens.info.get("rank") or 0)
+    info |= {
         "tokens_found": len(tokens),
         "tokens_certified": int(tokens.certified.sum()),
         "rank": rank,
         "interrupted": bool(tokens.info.get("interrupted", False)),
     }
-    made = _Made()
-    reason = _unread(tokens, rank, positions, images)
-    if reason is None:
-        try:
-            _invert(problem, pair, shape, tokens.values, images, made, info)
-        except NotApplicable as fault:
-            reason = f"{len(tokens)} of {rank} tokens were read, but not the images. {fault}"
-        except KeyboardInterrupt:
-            info["interrupted"] = True
-            reason = "The attack was stopped before it had proved all images."
+    if len(tokens) < ENOUGH * rank or rank <= (positions - 1) * images:
+        stopped = "The attack was stopped while it read tokens. " if info["interrupted"] else ""
+        return empty(stopped + reach.reason(positions, images, len(tokens)))
+    made, reason = _Made(), None
+    try:
+        _invert(problem, pair, shape, tokens.values, images, made, info)
+    except NotApplicable as fault:
+        reason = f"{len(tokens)} of {rank} tokens were read, but not the images. {fault}"
+    except KeyboardInterrupt:
+        info["interrupted"] = True
+        reason = "The attack was stopped before it had proved all images."
     if made.x is None:
-        return Reconstruction(
-            inputs=like.new_zeros(0, *shape), batch_size=images, info=info | {"reason": reason}
-        )
+        return empty(reason or "No image was made.")
     rows = row_space(problem, pair, rank)
     certified = made.certified(front, rows, shape)
     if reason is None and not certified.all():
         reason = (
             f"{int((~certified).sum())} of {images} images do not meet their equations to the "
-            "precision of the gradient, or are poorly determined by them."
-            f" Of {positions * images} tokens {len(tokens)} were read."
+            "precision of the gradient, or are poorly determined by them. Of "
+            f"{positions * images} tokens {len(tokens)} were read; the weakest of the directions "
+            f"that tell them apart is {reach.weakest / max(reach.noise, 1e-300):.0f} times the "
+            "rounding, and patches are solved for from all tokens together."
         )
     x = made.x.reshape(-1, *shape)
     labels = _labels(problem, shape, x) if certified.all() else None
@@ -180,21 +194,6 @@ def _batch_size(problem: Problem, shape: tuple[int, ...], rank: int, positions: 
     calls = linear_calls(problem.model, shape)
     seen = estimate_batch_size(problem.gradient, calls, problem.loss == "cross_entropy")
     return max(seen or 0, -(-rank // positions))
-
-
-def _unread(tokens: Features, rank: int, positions: int, images: int) -> str | None:
-    """Why the tokens do not suffice, or None."""
-    if len(tokens) >= ENOUGH * rank and rank > (positions - 1) * images:
-        return None
-    width = tokens.values.shape[1] if len(tokens) else 0
-    many = f"{images} images with {positions} tokens each"
-    if rank < positions * images:
-        return (
-            f"{many} make {positions * images} vectors, of which the gradient's rounding leaves "
-            f"{rank} apart; {len(tokens)} of those could be read (a layer of width {width} tells "
-            "no more than its width apart, and empty patches differ only by their positions)."
-        )
-    return f"{many} make {rank} vectors, of which {len(tokens)} could be read."
 
 
 def _labels(problem: Problem, shape: tuple[int, ...], x: Tensor) -> Tensor | None:

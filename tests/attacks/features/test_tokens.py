@@ -130,3 +130,19 @@ def test_a_block_without_a_norm_is_not_taken_for_one():
 def test_rows_are_assigned_cheapest_first_within_capacity():
     cost = torch.tensor([[0.0, 1.0], [0.1, 5.0], [2.0, 0.5], [0.2, 0.9]])
     assert assign(cost, 2).tolist() == [0, 0, 1, 1]
+
+
+def test_tokens_that_rounding_hides_are_not_searched_for(monkeypatch):
+    def searched(*_):
+        raise AssertionError("the tokens were searched for")
+
+    monkeypatch.setattr("attacks.features.tokens.inversion.read_features", searched)
+    model, inputs, labels, _ = made(3)
+    twice = torch.cat([inputs, inputs[:1]])  # the same tokens again
+    gradient = gradient_of(model, twice, torch.cat([labels, labels[:1]]))
+    knows = Knowledge(batch_size=4)
+    found = FeatureInversion().run(model, gradient, input_shape=(1, 12, 12), knows=knows)
+    assert len(found) == 0
+    assert found.info["rank"] == 30
+    assert "tells 30 of them apart" in found.info["reason"]
+    assert "singular value 30" in found.info["reason"]
