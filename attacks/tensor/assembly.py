@@ -35,6 +35,7 @@ from attacks.tensor.rounding import evaluate_as_client, rounding_of
 from attacks.tensor.scale import settle
 from attacks.tensor.sharpen import STEPS, Sharpened, sharpen
 from attacks.tensor.subspace import GradientSpace, LayerGradient
+from attacks.tensor.twins import one_and_the_same
 
 GOAL = 3.0
 """Misfit of both layers' gradients, in units of their noise, at which the joint polish is done."""
@@ -149,6 +150,11 @@ def report(
         if whole and residual <= REPLAYED:
             apart |= multiplicities == 1
         certified = certified & apart
+    elif problem.loss == "cross_entropy" and bool((certified & (multiplicities > 1)).any()):
+        one = one_and_the_same(
+            model, pair, layer, space, inputs, read.targets, shares, problem.generator
+        )
+        certified = certified & (one | (multiplicities == 1))
     homogeneous = not layer.biased and pair.activation.kind == "piecewise linear"
     if layer.pruned or homogeneous or holes(layer.gradient)[0]:
         certified = certified & (residual <= REPLAYED)

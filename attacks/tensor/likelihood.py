@@ -207,7 +207,7 @@ def ascend(
     error, pull = _linearised(likelihood, X)
     best, taken, damping, failures = _square(error), 0, 1e-3, 0
     for _ in range(steps):
-        if best <= goal or failures == 4:
+        if best <= goal or failures == 9:
             break
         ahead = X + _step(likelihood, X, pull(error)[0], pull, damping, inner)
         error_ahead, pull_ahead = _linearised(likelihood, ahead)

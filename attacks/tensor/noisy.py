@@ -213,7 +213,8 @@ def refine(
                 batch, start = other, again
     if batch.misfit > STUCK and smooth and not gaps:
         # wrong samples, or not the mean loss that is fitted: clients may clip sample by sample
-        return replace(start, info=start.info | {"noise_level": work.noise.level, "stuck": True})
+        unexplained = {"noise_level": work.noise.level, "misfit": batch.misfit, "stuck": True}
+        return replace(start, info=start.info | unexplained)
     batch = work.widen(batch)
     return _reported(problem, pair, start, batch, work, retries)
 
