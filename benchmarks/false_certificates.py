@@ -23,6 +23,7 @@ import random
 from dataclasses import dataclass, replace
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from attacks import NotApplicable, TensorAttack
@@ -186,7 +187,8 @@ def main() -> None:
     seeds = range(options.first, options.first + options.trials)
     attempt = functools.partial(run, kind=options.kind)
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        for trial, certified, false, batch, worst in pool.imap_unordered(attempt, seeds, 8):
+        outcomes = track(pool.imap_unordered(attempt, seeds, 8), "trials", total=len(seeds))
+        for trial, certified, false, batch, worst in outcomes:
             crashed = worst.startswith("crashed")
             for key in (trial.corruption, "all"):
                 totals[key].update(
