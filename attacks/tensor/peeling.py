@@ -106,7 +106,8 @@ def peel(
             proposed = propose(
                 space, weight @ rest.basis, rest, activation, generator, settings, idle
             )
-            new = _accept(space, rest, found, proposed, idle)
+            curved = activation.kind != "piecewise linear"
+            new = _accept(space, rest, found, proposed, idle, curved)
             found.rounds.append({"missing": missing, "new": new})
             idle = 0 if new else idle + 1
     except KeyboardInterrupt:
@@ -131,7 +132,12 @@ def remainder(space: GradientSpace, columns: Tensor) -> Remainder:
 
 
 def _accept(
-    space: GradientSpace, rest: Remainder, found: Found, proposed: Candidates, idle: int
+    space: GradientSpace,
+    rest: Remainder,
+    found: Found,
+    proposed: Candidates,
+    idle: int,
+    curved: bool,
 ) -> int:
     """Add the candidates that solve the equation and are not there yet; how many.
 
@@ -153,7 +159,7 @@ def _accept(
     expected = expected_phi(space, proposed.columns)
     if space.noisy:  # the same sample comes in several versions then
         same = expected.square().clamp(ALIKE, 0.1)
-    elif idle:  # what is left are samples much like each other
+    elif idle and curved:  # what is left are samples much like each other
         same = (TOLD_APART * torch.maximum(expected, proposed.phi)).square() / 2
         same = same.clamp_max(ALIKE)
     else:

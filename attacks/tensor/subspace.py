@@ -145,26 +145,24 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
 def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, Tensor]:
     """Space of the back-propagated errors: (U, to_delta) of `GradientSpace`.
 
-    It has as many dimensions as the batch and the loss allow, if only one can be told from
-    rounding: errors that cancel in the sum all but vanish from the second layer's spectrum, and a
-    space that is too small for one sample's error lets the mean of two samples fit as well as
-    either. What is known of the space beforehand takes the place of directions that are not seen,
-    and cuts off noise.
+    Its dimension shows in the spectrum of the second layer's gradient; under noise it is as large
+    as the batch and the loss allow. What is known of it beforehand cuts noise off, and takes its
+    place where not all of it is seen: errors that cancel in the sum all but vanish from that
+    spectrum, and in a space too small for them the mean of two samples fits as well as either.
     """
     known = layer.errors
     if layer.pruned:
-        return _restricted(
-            layer, torch.eye(len(layer.outgoing)).to(layer.outgoing) if known is None else known
-        )
+        U2 = torch.eye(len(layer.outgoing)).to(layer.outgoing) if known is None else known
+        return _restricted(layer, U2)
     observed = layer.outgoing_gradient
     if known is not None:
         observed = known @ (known.T @ observed)
     U2, S2, _ = torch.linalg.svd(observed, full_matrices=False)
     count = min(len(U2) if known is None else known.shape[1], max(rank, 1))
-    seen = count if noisy else numerical_rank(S2, layer.precision)
+    seen = count if noisy else min(numerical_rank(S2, layer.precision), count)
     if seen < count and known is not None and 2 * (rank + known.shape[1]) <= len(layer.weight):
         return _restricted(layer, known)
-    return _restricted(layer, U2[:, :count])
+    return _restricted(layer, U2[:, :seen])
 
 
 def _restricted(layer: LayerGradient, U2: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ HARD = {
     108810: "no biases, so nothing but a noisy loss tells the scale",
     108179: "five times the same point, each of them alone within its standard error",
     106330: "the same point many times over, in a batch that is nearly one line",
+    405535: "nearly equal gates and errors of which part lies below rounding",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
 
