@@ -1,209 +1,119 @@
 """Counts false certificates: inputs certified by the tensor attack that were not in the batch.
 
-Thousands of small random trials: activations, widths, batch sizes, depths, losses, with and without
-biases, near-copies in the batch, rounding of every kind, noise of every size, and gradients of a
-model that is not the one the server believes in. A certified input further than 1 % from every
-true one is a false certificate; the target is none.
-
     python benchmarks/false_certificates.py --trials 10000 --workers 2
     python benchmarks/false_certificates.py --trials 2000 --kind alike   # hardest: images of a kind
+    python benchmarks/false_certificates.py --summary                    # what there is so far
 
-Batches of the kind "alike" are not among those drawn: pairs of one label that differ by 0.1 to
-20 %, with positive entries as raw pixels have. The mean of such a pair is nearly a sample itself.
+Thousands of small random trials; see `certificate_trials`. A certified input further than 1 % from
+every true one is a false certificate; the target is none. Every hundred finished trials add lines
+to results/certificates/trials.csv and are not run again as long as the attack's code is the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import functools
-import itertools
+import csv
+import hashlib
 import multiprocessing
-import random
-from dataclasses import dataclass, replace
+from pathlib import Path
 
-import torch
 from rich.progress import track
-from torch import Tensor, nn
 
-from attacks import NotApplicable, TensorAttack
+from benchmarks.certificate_trials import ALIKE, BATCHES, run
 
-ACTIVATIONS = (
-    nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Tanh,
-    nn.Sigmoid, nn.Mish, nn.Softsign, nn.Hardswish, nn.LogSigmoid, nn.Hardtanh, nn.ReLU6,
-    nn.Softshrink, nn.Tanhshrink, nn.PReLU, nn.Hardsigmoid,
-)  # fmt: skip
-CORRUPTIONS = (
-    "none",
-    "float64",
-    "weights reply",
-    "noise",
-    "clip and noise",
-    "prune",
-    "wrong model",
-)
-BATCHES = ("independent", "near copies", "exact copies", "collinear")
-ALIKE = "alike"
+RUNS = Path(__file__).parent / "results" / "certificates" / "trials.csv"
+ATTACK = Path(__file__).parent.parent / "attacks" / "tensor"
+CHUNK = 100
+KEY = ("code", "kind", "first")
+COUNTS = ("trials", "samples", "certified", "false", "crashed")
+FIELDS = (*KEY, "corruption", *COUNTS)
+
+Row = dict[str, str]
+Chunk = tuple[int, str | None]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One random instance, fully determined by its fields."""
-
-    seed: int
-    activation: type[nn.Module]
-    size: int
-    width: int
-    batch: int
-    deep: bool
-    bias: bool
-    loss: str
-    outputs: int
-    corruption: str
-    kind: str
-    level: float
+def code() -> str:
+    """Eight digits that stand for the attack as it is."""
+    text = b"".join(path.read_bytes() for path in sorted(ATTACK.glob("*.py")))
+    return hashlib.sha256(text).hexdigest()[:8]
 
 
-def draw(seed: int, kind: str | None = None) -> Trial:
-    """A random trial, of a given kind or of any in BATCHES."""
-    r = random.Random(seed)
-    width = r.choice((24, 48, 96, 192))
-    trial = Trial(
-        seed=seed,
-        activation=r.choice(ACTIVATIONS),
-        size=r.choice((6, 12, 24, 48)),
-        width=width,
-        batch=r.randint(1, max(2, width // 4)),
-        deep=r.random() < 0.3,
-        bias=r.random() < 0.8,
-        loss=r.choice(("cross_entropy", "cross_entropy", "mse")),
-        outputs=r.choice((1, 2, 5, 10)),
-        corruption=r.choice(CORRUPTIONS),
-        kind=r.choice(BATCHES),
-        level=10 ** r.uniform(-7, 0),
-    )
-    return trial if kind is None else replace(trial, kind=kind)
+def run_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, collections.Counter[str]], list[str]]:
+    """Counts of a hundred seeds per corruption, and what has to be looked at."""
+    first, kind = chunk
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    remarks = []
+    for seed in range(first, first + CHUNK):
+        trial, certified, false, batch, worst = run(seed, kind)
+        crashed = worst.startswith("crashed")
+        counts[trial.corruption].update(
+            trials=1, samples=batch, certified=certified, false=false, crashed=crashed
+        )
+        if crashed:
+            remarks.append(f"{worst}: {trial}")
+        if false:
+            remarks.append(f"FALSE {false} of {certified} certified, worst {worst}: {trial}")
+    return chunk, counts, remarks
 
 
-def build(trial: Trial) -> nn.Module:
-    """The network of a trial."""
-    widths = [trial.size, trial.width, *([16] if trial.deep else []), trial.outputs]
-    layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(itertools.pairwise(widths)):
-        layers += [trial.activation()] if i else []
-        layers.append(nn.Linear(a, b, bias=trial.bias))
-    return nn.Sequential(*layers)
+def recorded() -> list[Row]:
+    """All lines so far."""
+    if not RUNS.exists():
+        return []
+    with RUNS.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def inputs_of(trial: Trial) -> Tensor:
-    """A batch of the trial's kind."""
-    x = torch.randn(trial.batch, trial.size)
-    if trial.kind == "near copies":
-        x[1::2] = x[0::2][: len(x[1::2])] + trial.level * torch.randn_like(x[1::2])
-    elif trial.kind == "exact copies":
-        x[1::2] = x[0::2][: len(x[1::2])]
-    elif trial.kind == "collinear":
-        x = torch.randn(trial.size) + 10 ** (-2 * torch.rand(1)) * x
-    elif trial.kind == ALIKE:
-        x = torch.rand(trial.batch, trial.size)
-        distance = 10 ** (-3 + 2.3 * torch.rand(1)) * x[0::2].norm(dim=1, keepdim=True)
-        step = torch.randn(trial.batch // 2, trial.size) / trial.size**0.5
-        x[1::2] = x[0::2][: len(step)] + distance[: len(step)] * step
-    return x
-
-
-def gradient_of(trial: Trial, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """The gradient a client would send, corrupted as the trial says."""
-    source = model.double() if trial.corruption == "float64" else model
-    x = x.to(next(source.parameters()).dtype)
-    if trial.corruption == "wrong model":
-        source = build(replace(trial, activation=random.Random(trial.seed).choice(ACTIVATIONS)))
-    output = source(x)
-    if trial.loss == "cross_entropy":
-        target = torch.randint(trial.outputs, (len(x),))
-        if trial.kind == ALIKE:
-            target[1::2] = target[0::2][: len(x) // 2]
-        value = nn.functional.cross_entropy(output, target)
-    else:
-        value = nn.functional.mse_loss(output, torch.randn_like(output))
-    grads = torch.autograd.grad(value, list(source.parameters()), allow_unused=True)
-    names = [n for n, _ in model.named_parameters()]
-    kept = [
-        g for g, p in zip(grads, source.parameters(), strict=True) if p.numel() > 1 or g is not None
-    ]
-    gradient = {n: g for n, g in zip(names, kept, strict=False) if g is not None}
-    return {
-        n: corrupt(trial, g, p)
-        for (n, g), p in zip(gradient.items(), model.parameters(), strict=False)
-    }
-
-
-def corrupt(trial: Trial, g: Tensor, p: Tensor) -> Tensor:
-    """One tensor's corruption."""
-    if trial.corruption == "weights reply":
-        return (p.detach() - (p.detach() - 0.1 * g)) / 0.1
-    if trial.corruption in ("noise", "clip and noise"):
-        scale = 0.1 if trial.corruption == "clip and noise" else 1.0
-        return scale * g + trial.level * scale * g.norm() / g.numel() ** 0.5 * torch.randn_like(g)
-    if trial.corruption == "prune":
-        cut = g.abs().flatten().quantile(min(trial.level * 3, 0.95))
-        return torch.where(g.abs() < cut, 0, g)
-    return g
-
-
-def run(seed: int, kind: str | None = None) -> tuple[Trial, int, int, int, str]:
-    """(trial, certified, false, batch, worst) of one seed."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    trial = draw(seed, kind)
-    model = build(trial).eval()
-    x = inputs_of(trial)
-    gradient = gradient_of(trial, model, x)
-    if [g.shape for g in gradient.values()] != [p.shape for p in model.parameters()]:
-        return trial, 0, 0, len(x), "skipped"
-    try:
-        found = TensorAttack(patience=2).run(model, gradient, loss=trial.loss)
-    except NotApplicable:
-        return trial, 0, 0, len(x), "refused"
-    except Exception as error:  # counted and named, not lost with all other trials
-        return trial, 0, 0, len(x), f"crashed: {error}"
-    certified = found.inputs[found.certified].double()
-    if not len(certified):
-        return trial, 0, 0, len(x), ""
-    x = x.double()
-    error = (torch.cdist(certified, x) / x.norm(dim=1)).min(1).values
-    return trial, len(certified), int((error > 1e-2).sum()), len(x), f"{float(error.max()):.1e}"
+def table(rows: list[Row]) -> str:
+    """Totals per version of the code, kind and corruption."""
+    totals: dict[tuple[str, str, str], collections.Counter[str]] = {}
+    for row in rows:
+        for corruption in (row["corruption"], "all"):
+            key = (row["code"], row["kind"] or "any", corruption)
+            totals.setdefault(key, collections.Counter()).update(
+                {name: int(row[name]) for name in COUNTS}
+            )
+    lines = ["| code | batches | gradient | " + " | ".join(COUNTS) + " |"]
+    lines.append("|" + "---|" * (3 + len(COUNTS)))
+    for key, row in sorted(totals.items(), key=lambda item: (item[0][:2], item[0][2] != "all")):
+        lines.append("| " + " | ".join([*key, *(str(row[name]) for name in COUNTS)]) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Run the trials and print a table per corruption."""
+    """Run the trials that are not there yet and print a table per corruption."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=1000, help="rounded up to hundreds")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--kind", choices=(*BATCHES, ALIKE), help="batches of this kind only")
+    parser.add_argument("--summary", action="store_true", help="run nothing")
     options = parser.parse_args()
-    totals: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    seeds = range(options.first, options.first + options.trials)
-    attempt = functools.partial(run, kind=options.kind)
+    version = code()
+    done = {tuple(row[name] for name in KEY) for row in recorded()}
+    firsts = range(options.first, options.first + options.trials, CHUNK)
+    chunks = [
+        (first, options.kind)
+        for first in ([] if options.summary else firsts)
+        if (version, options.kind or "", str(first)) not in done
+    ]
+    RUNS.parent.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        outcomes = track(pool.imap_unordered(attempt, seeds, 8), "trials", total=len(seeds))
-        for trial, certified, false, batch, worst in outcomes:
-            crashed = worst.startswith("crashed")
-            for key in (trial.corruption, "all"):
-                totals[key].update(
-                    trials=1, samples=batch, certified=certified, false=false, crashed=crashed
-                )
-            if crashed:
-                print(f"{worst}: {trial}", flush=True)
-            if false:
-                print(f"FALSE {false} of {certified} certified, worst {worst}: {trial}", flush=True)
-    print(f"{'corruption':16s} {'trials':>7} {'samples':>8} {'certified':>10} {'false':>6} crashed")
-    for key, row in totals.items():
-        print(
-            f"{key:16s} {row['trials']:7d} {row['samples']:8d} "
-            f"{row['certified']:10d} {row['false']:6d} {row['crashed']:7d}"
-        )
+        outcomes = pool.imap_unordered(run_chunk, chunks)
+        for (first, kind), counts, remarks in track(outcomes, "hundreds", total=len(chunks)):
+            print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
+            fresh = not RUNS.exists()
+            with RUNS.open("a", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if fresh:
+                    writer.writerow(FIELDS)
+                for corruption, row in counts.items():
+                    numbers = [int(row[name]) for name in COUNTS]
+                    writer.writerow([version, kind or "", first, corruption, *numbers])
+    text = table(recorded())
+    (RUNS.parent / "table.md").write_text("# False certificates\n\n" + text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

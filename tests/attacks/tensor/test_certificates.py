@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.false_certificates import ALIKE, run
+from benchmarks.certificate_trials import ALIKE, run
 
 HARD = {
     20543: "a curved activation that is straight at most units: too few equations for a proof",
