@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,6 +45,16 @@ class Run:
     def keys(self) -> dict[str, str]:
         """The scenario's dotted keys and their values as text, in the scenario's order."""
         return flatten(self.results.scenario) if self.results else {}
+
+    @cached_property
+    def remark(self) -> str:
+        """What its attacks said most often, which is what stood in the way of more; or ""."""
+        rows = self.results.attacks if self.results else []
+        told = Counter(row.message for row in rows if row.message).most_common(1)
+        if not told:
+            return ""
+        message, times = told[0]
+        return message if times == len(rows) else f"{times} of {len(rows)} attacks: {message}"
 
     @property
     def link(self) -> str:

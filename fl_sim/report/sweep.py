@@ -116,7 +116,7 @@ def _write_table(path: Path, runs: list[Run], axes: list[Axis]) -> None:
         for run, row in zip(runs, totals, strict=True):
             swept = [run.keys.get(axis.key, "") for axis in axes]
             figures = ["" if row.get(name) is None else row[name] for name in columns]
-            table.writerow([run.path, run.status, run.problem, *swept, *figures])
+            table.writerow([run.path, run.status, run.problem or run.remark, *swept, *figures])
 
 
 def _write_page(folder: Path, runs: list[Run], axes: list[Axis]) -> Path:

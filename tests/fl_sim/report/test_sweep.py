@@ -178,3 +178,15 @@ def test_reports_of_runs_are_renewed_when_they_are_old(sweep):
     os.utime(one / "report.html", (0, 0))
     write_sweep_report(sweep)
     assert (one / "report.html").read_text() != before
+
+
+def test_every_run_says_what_stood_in_the_way_of_more(tmp_path):
+    reason = "400 features do not determine 784 pixels."
+    rows = [attacked(0, [0.5], message=reason), attacked(1, [1e-6])]
+    write_run(tmp_path / "seed=0", rows, seed=0)
+    write_run(tmp_path / "seed=1", [attacked(0, [1e-6])], seed=1)
+    page = write_sweep_report(tmp_path).read_text()
+    assert page.count(f"1 of 2 attacks: {reason}") == 1
+    with (tmp_path / "sweep.csv").open() as stream:
+        told = [row["message"] for row in csv.DictReader(stream)]
+    assert told == [f"1 of 2 attacks: {reason}", ""]
