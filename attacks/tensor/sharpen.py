@@ -118,8 +118,9 @@ def _newton(
         step[i] = -torch.cholesky_solve(slope[:, None], factor)[:, 0]
         gain[i] = -slope @ step[i]
         factor, failed = torch.linalg.cholesky_ex(H - CLEARLY * seeming)
-        trace = torch.cholesky_inverse(factor).diagonal().sum()
-        amplification[i] = torch.inf if int(failed) else trace.sqrt()
+        amplification[i] = torch.inf
+        if not int(failed):
+            amplification[i] = torch.cholesky_inverse(factor).diagonal().sum().sqrt()
     return step @ equation.directions.T, amplification, gain
 
 

@@ -72,3 +72,16 @@ def test_a_mixture_of_two_samples_has_no_small_standard_error():
     apart = (truth.points[0] - truth.points[1]).norm()
     assert sharpened(truth, middle, steps=0).error[0] > 0.05 * apart
     assert sharpened(truth, truth.points[:1], steps=0).error[0] < 0.05 * apart
+
+
+def test_where_noise_feigns_all_that_a_sample_shows_its_error_is_infinite():
+    truth = plant(nn.Softplus())
+    end = sharpen(
+        truth.equation,
+        truth.points,
+        lambda at: truth.equation.evaluate(at, truth.activation.slope),
+        lambda state: typical_phi(truth.space, state.column),
+        torch.full_like(truth.space.S, 1e3),
+        0,
+    )
+    assert end.error.isinf().all()
