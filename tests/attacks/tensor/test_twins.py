@@ -14,32 +14,36 @@ from attacks.tensor.subspace import gradient_space
 from attacks.tensor.twins import CLEARLY, columns, one_and_the_same
 
 
-def scene(activation=nn.ReLU, width=256, batch=4, seed=0, bias=True):
-    """(problem, pair, layer, inputs, one-hot targets) of a small network in float64."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Linear(12, width, bias=bias),
-        activation(),
-        nn.Linear(width, 8),
-        nn.Tanh(),
-        nn.Linear(8, 5),
-    ).double()
-    inputs, labels = torch.randn(batch, 12, dtype=torch.float64), torch.randint(5, (batch,))
-    loss = nn.functional.cross_entropy(model(inputs), labels)
+def scene(model, inputs, labels):
+    """(problem, pair, layer, one-hot targets) of a network in float64."""
+    model = model.double()
+    output = model(inputs)
+    loss = nn.functional.cross_entropy(output, labels)
     names = [n for n, _ in model.named_parameters()]
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     gradient = dict(zip(names, slopes, strict=True))
     generator = torch.Generator().manual_seed(0)
-    problem = Problem(model, gradient, (12,), "cross_entropy", Knowledge(), generator)
+    shape = inputs.shape[1:]
+    problem = Problem(model, gradient, shape, "cross_entropy", Knowledge(), generator)
     pair = readable_pair(problem)
-    targets = nn.functional.one_hot(labels, 5).double()
-    return problem, pair, layer_gradient(problem, pair), inputs, targets
+    targets = nn.functional.one_hot(labels, output.shape[1]).double()
+    return problem, pair, layer_gradient(problem, pair), targets
+
+
+def deep(activation=nn.ReLU, seed=0, bias=True):
+    """(inputs, what `scene` makes of them) for a three-layer network."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(12, 256, bias=bias), activation(), nn.Linear(256, 8), nn.Tanh(), nn.Linear(8, 5)
+    )
+    inputs = torch.randn(4, 12, dtype=torch.float64)
+    return inputs, scene(model, inputs, torch.randint(5, (4,)))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Hardtanh])
 def test_columns_of_all_samples_make_the_first_layers_gradient(activation, bias):
-    problem, pair, layer, inputs, targets = scene(activation, bias=bias)
+    inputs, (problem, pair, layer, targets) = deep(activation, bias=bias)
     D = columns(problem.model, pair, layer, inputs, targets) / len(inputs)
     flat = torch.cat([inputs, torch.ones(len(inputs), 1)], 1) if bias else inputs
     assert torch.allclose(D.T @ flat, layer.gradient, atol=1e-12)
@@ -47,7 +51,7 @@ def test_columns_of_all_samples_make_the_first_layers_gradient(activation, bias)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_two_samples_are_told_from_one_unless_noise_covers_their_trace(seed):
-    problem, pair, layer, inputs, targets = scene(seed=seed)
+    inputs, (problem, pair, layer, targets) = deep(seed=seed)
     space = gradient_space(layer)
     shares = torch.full((len(inputs),), 2 / len(inputs), dtype=torch.float64)
 
@@ -71,17 +75,12 @@ def test_two_samples_are_told_from_one_unless_noise_covers_their_trace(seed):
 def test_columns_that_differ_in_length_alone_leave_no_trace():
     """Two classes and gates that never change: samples add up to one, however far apart."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 64), nn.Hardtanh(), nn.Linear(64, 2)).double()
+    model = nn.Sequential(nn.Linear(6, 64), nn.Hardtanh(), nn.Linear(64, 2))
     inputs, labels = 0.1 * torch.randn(3, 6, dtype=torch.float64), torch.tensor([0, 1, 1])
-    loss = nn.functional.cross_entropy(model(inputs), labels)
-    names = [n for n, _ in model.named_parameters()]
-    slopes = torch.autograd.grad(loss, list(model.parameters()))
-    gradient = dict(zip(names, slopes, strict=True))
-    generator = torch.Generator().manual_seed(0)
-    problem = Problem(model, gradient, (6,), "cross_entropy", Knowledge(), generator)
-    pair = readable_pair(problem)
-    layer = layer_gradient(problem, pair)
+    problem, pair, layer, targets = scene(model, inputs, labels)
     space = replace(gradient_space(layer), noise=1e-14 / CLEARLY)
     shares = torch.full((3,), 1 / 3, dtype=torch.float64)
-    targets = nn.functional.one_hot(labels, 2).double()
-    assert not one_and_the_same(model, pair, layer, space, inputs, targets, shares, generator).any()
+    generator = torch.Generator().manual_seed(0)
+    assert not one_and_the_same(
+        problem.model, pair, layer, space, inputs, targets, shares, generator
+    ).any()
