@@ -110,7 +110,7 @@ def inferred_labels(problem: Problem, calls: list[LinearCall], size: int) -> Ten
 def _counts(
     gradient: Mapping[str, Tensor], calls: list[LinearCall], size: int
 ) -> tuple[Tensor, Tensor]:
-    shares, present = class_shares(gradient, _output_layer(calls), size)
+    shares, present = class_shares(gradient, output_layer(calls), size)
     return round_counts(shares, present, size), shares
 
 
@@ -207,7 +207,14 @@ def round_counts(shares: Tensor, present: Tensor, size: int) -> Tensor:
     return counts
 
 
-def _output_layer(calls: list[LinearCall]) -> LinearCall:
+def output_layer(calls: list[LinearCall]) -> LinearCall:
+    """The linear layer whose output is the model's.
+
+    Raises
+    ------
+    NotApplicable
+        If there is none.
+    """
     layer = next((c for c in calls if c.at_output), None)
     if layer is None:
         raise NotApplicable("The model's output is not a linear layer's, so labels cannot be read.")

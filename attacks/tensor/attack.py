@@ -17,9 +17,10 @@ from torch import nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.tensor.assembly import assemble
+from attacks.tensor.certificate import clean
 from attacks.tensor.layers import LinearPair, input_pair
 from attacks.tensor.noisy import STUCK, refine
-from attacks.tensor.peeling import Found, peel
+from attacks.tensor.peeling import peel
 from attacks.tensor.pruned import fill, lost
 from attacks.tensor.search import SearchSettings
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
@@ -88,24 +89,21 @@ class TensorAttack(Attack):
         if reason := hopeless(space, layer):
             return nothing(problem, pair, info | {"reason": reason})
 
-        def search(start: Found | None = None) -> Reconstruction | None:
-            found = peel(
-                space,
-                layer.weight @ space.V,
-                pair.activation,
-                problem.generator,
-                SearchSettings(self.candidates, self.blur, self.tensor_step),
-                self.patience,
-                start,
-            )
-            counts = {"rounds": found.rounds, "found": len(found), "interrupted": found.interrupted}
-            return assemble(problem, pair, layer, space, found, info | counts) if found else None
-
-        result = search()
-        if result is None:
-            return nothing(problem, pair, info | {"reason": "no candidate solved the equation"})
-        if self.fit and not (result.info["clean"] or result.info["interrupted"]):
-            result = refine(problem, pair, layer, space, result, search, gaps)
+        found = peel(
+            space,
+            layer.weight @ space.V,
+            pair.activation,
+            problem.generator,
+            SearchSettings(self.candidates, self.blur, self.tensor_step),
+            self.patience,
+        )
+        info |= {"rounds": found.rounds, "found": len(found), "interrupted": found.interrupted}
+        if len(found):
+            result = assemble(problem, pair, layer, space, found, info)
+        else:
+            result = nothing(problem, pair, info | {"reason": "no candidate solved the equation"})
+        if self.fit and not (found.interrupted or clean(space, layer.precision)):
+            result = refine(problem, pair, layer, space, result, found, info, gaps)
         return explained(problem, pair, result)
 
 
@@ -178,7 +176,7 @@ def nothing(problem: Problem, pair: LinearPair, info: dict[str, Any]) -> Reconst
 def explained(problem: Problem, pair: LinearPair, result: Reconstruction) -> Reconstruction:
     """The reconstruction, or none if it has nothing to do with a noisy gradient."""
     limit = UNLIKE if result.info.get("misfit", 0.0) <= STUCK else UNLIKE / 2
-    if result.info["clean"] or result.info["gradient_residual"] <= limit:
+    if not len(result) or result.info["clean"] or result.info["gradient_residual"] <= limit:
         return result
     reason = "the spectrum shows no rank, and what was found does not explain the gradient"
     return nothing(problem, pair, result.info | {"reason": reason})

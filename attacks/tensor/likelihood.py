@@ -24,6 +24,9 @@ from torch.func import functional_call, grad, jvp, vjp
 from attacks.tensor.layers import LinearPair, private_copy
 from attacks.tensor.linear_algebra import conjugate_gradients
 
+PATIENCE = 9
+"""Steps in a row that do not lower the misfit before the ascent ends; each is ten times shorter."""
+
 Tensors = dict[str, Tensor]
 Pull = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -207,7 +210,7 @@ def ascend(
     error, pull = _linearised(likelihood, X)
     best, taken, damping, failures = _square(error), 0, 1e-3, 0
     for _ in range(steps):
-        if best <= goal or failures == 9:
+        if best <= goal or failures == PATIENCE:
             break
         ahead = X + _step(likelihood, X, pull(error)[0], pull, damping, inner)
         error_ahead, pull_ahead = _linearised(likelihood, ahead)

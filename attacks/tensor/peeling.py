@@ -7,7 +7,7 @@ than the one before, and the last sample needs no search at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -63,7 +63,6 @@ def peel(
     generator: torch.Generator,
     settings: SearchSettings,
     patience: int,
-    start: Found | None = None,
 ) -> Found:
     """Find as many samples as there are.
 
@@ -82,8 +81,6 @@ def peel(
     patience : int
         Rounds without a new sample after which to give up; three times as many for the last
         `FEW`, where rounds are cheap and what is left tends to be samples much like each other.
-    start : Found, optional
-        Samples found before; not changed.
 
     Returns
     -------
@@ -91,8 +88,7 @@ def peel(
         What was found; `interrupted` if a KeyboardInterrupt cut it short.
     """
     m, k = weight.shape
-    found = start and replace(start, rounds=[])
-    found = found or Found(
+    found = Found(
         weight.new_zeros(0, m), weight.new_zeros(0, space.U.shape[1]), weight.new_zeros(0, k)
     )
     idle = 0
@@ -145,6 +141,8 @@ def _accept(
     is idle; the last sample has to be what the others leave over. Without noise, too, those far
     above the usual residual wait until nothing better comes: the mean of two samples that differ by
     one per cent solves a smooth equation to 1e-5, and taken for a sample it would spoil the rest.
+    In idle rounds what is left are samples much like those found: a candidate close to one of these
+    is a copy only if its own residual could not tell the two apart.
     """
     inside = (proposed.columns @ space.Q) @ space.Q.T
     inside = inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-300)

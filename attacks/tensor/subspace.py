@@ -117,15 +117,13 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
         With rank 0 for a vanishing gradient.
     """
     Q, S, Vh = torch.linalg.svd(layer.gradient, full_matrices=False)
-    # rows and columns of dead units hold no noise and must not lower its estimate
-    rows, columns = (int(layer.gradient.any(side).sum()) for side in (1, 0))
-    alive = S[: min(rows, columns)]
-    rank = numerical_rank(alive, layer.precision, max(rows, columns))
+    alive, longer = _alive(layer, S)
+    rank = numerical_rank(alive, layer.precision, longer)
     noisy = rank < len(alive) and float(S[rank]) > NOISE * float(S[0])
     if layer.pruned and size is not None:
         rank = min(size, len(alive))
     elif noisy:
-        rank = noisy_rank(alive, max(rows, columns), rank) if size is None else size
+        rank = noisy_rank(alive, longer, rank) if size is None else size
         rank = min(rank, len(alive))
     noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
     U, to_delta = _error_space(layer, rank, noisy)
@@ -140,6 +138,20 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
         noise=noise,
         norm=_typical_norm(layer),
     )
+
+
+def in_white_noise(layer: LayerGradient) -> bool:
+    """Whether what the samples leave over of a spectrum looks like white noise."""
+    return noisy_rank(*_alive(layer, torch.linalg.svdvals(layer.gradient)), -1) >= 0
+
+
+def _alive(layer: LayerGradient, S: Tensor) -> tuple[Tensor, int]:
+    """Singular values and longer side, without the rows and columns of dead units.
+
+    These hold no noise and must not lower its estimate.
+    """
+    rows, columns = (int(layer.gradient.any(side).sum()) for side in (1, 0))
+    return S[: min(rows, columns)], max(rows, columns)
 
 
 def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks import TensorAttack
+from attacks import Knowledge, Reconstruction, TensorAttack
+from attacks.labels import output_layer
+from attacks.linear import linear_calls
 from attacks.tensor.activation import probe
+from attacks.tensor.attack import layer_gradient, readable_pair
 from attacks.tensor.certificate import expected_phi
 from attacks.tensor.completion import complete, known_entries, spread
+from attacks.tensor.counted import LabelCounts, counted
 from attacks.tensor.equation import SampleEquation
+from attacks.tensor.fitting import Refinement
 from attacks.tensor.layers import find_linear_pairs
 from attacks.tensor.likelihood import Likelihood, ascend, tail_of
-from attacks.tensor.subspace import noisy_rank
+from attacks.tensor.peeling import Found
+from attacks.tensor.subspace import gradient_space, in_white_noise, noisy_rank
 from attacks.tensor.whitened import WhitenedEquation
 from tests.attacks.tensor.planted import plant
 
@@ -72,6 +78,12 @@ def test_white_noise_is_told_from_samples(level):
     signal = normal(300, 9) @ torch.diag(10.0 ** -torch.linspace(0, 1, 9).double()) @ normal(9, 120)
     noisy = signal + level * signal.square().mean().sqrt() * normal(300, 120, seed=1)
     assert noisy_rank(torch.linalg.svdvals(noisy), 300, otherwise=0) == 9
+
+
+def test_a_layer_smaller_than_the_batch_shows_no_white_noise():
+    planted = plant(nn.GELU(), batch=6, width=400, noise=0.05)
+    assert in_white_noise(planted.layer)
+    assert not in_white_noise(plant(nn.GELU(), batch=30, width=16).layer)
 
 
 def test_noise_that_is_not_white_is_left_to_the_gap():
@@ -223,3 +235,85 @@ def test_inputs_whose_gradients_were_left_out_are_found_with_the_others():
     assert right
     assert float(error.max()) < 1e-4
     assert found.certified.all()
+
+
+def many(activation, level, seed=0, batch=20):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(200, 900), activation(), nn.Linear(900, 10))
+    spectrum = 6 * torch.arange(1, 201) ** -0.5  # as uneven as that of images
+    x, y = (spectrum * normal(batch, 200, seed=seed)).float(), torch.arange(batch) % 7
+    loss = nn.functional.cross_entropy(model(x), y)
+    names = [name for name, _ in model.named_parameters()]
+    values = torch.autograd.grad(loss, list(model.parameters()))
+    gradient = {
+        n: g + level * g.square().mean().sqrt() * normal(*g.shape, seed=seed + i).float()
+        for i, (n, g) in enumerate(zip(names, values, strict=True))
+    }
+    return model, gradient, x, y
+
+
+def assert_found(found, x, y, tolerance):
+    error = (torch.cdist(x, found.inputs) / x.norm(dim=1, keepdim=True)).min(1)
+    assert len(found) == len(x)
+    assert float(error.values.median()) < tolerance
+    assert sorted(error.indices.tolist()) == list(range(len(x)))
+    assert (found.labels[error.indices] == y).all()
+
+
+@pytest.mark.parametrize("level", [0.2, 0.3])
+def test_a_batch_that_drowns_in_noise_is_fitted_from_its_label_counts(level):
+    model, gradient, x, y = many(nn.Softplus, level)
+    found = TensorAttack().run(model, gradient)
+    assert found.info["counted"]
+    assert not found.certified.any()
+    assert found.batch_size == len(x)
+    assert_found(found, x, y, 0.2)
+
+
+def test_label_counts_alone_are_a_start():
+    model, gradient, x, y = many(nn.GELU, 0.1)
+    problem, pair, layer, space = readings(model, gradient)
+    work = Refinement(problem, pair, layer, space, tail_of(model, pair, (200,)))
+    nobody = Found(*(space.V.new_zeros(0, n) for n in (900, space.U.shape[1], space.rank)))
+    batch = counted(work, problem, nobody, enough=3.0)
+    assert batch.misfit < 3
+    error = (torch.cdist(x.double(), batch.inputs[:, :200]) / x.double().norm(dim=1)[:, None]).min(
+        1
+    )
+    assert float(error.values.max()) < 0.2
+    assert (batch.labels[error.indices] == y).all()
+
+
+def test_plausible_counts_come_in_order_and_add_up():
+    model, gradient, _, y = many(nn.GELU, 0.1)
+    problem, *_ = readings(model, gradient)
+    layer = output_layer(linear_calls(model, (200,)))
+    some = LabelCounts(problem, layer, 18).first(20)
+    assert torch.equal(some[0][1], torch.bincount(y, minlength=10))
+    assert all(int(counts.sum()) == 20 and int(counts.min()) >= 0 for _, counts in some)
+    assert [far for far, _ in some] == sorted(far for far, _ in some)
+    assert len({tuple(counts.tolist()) for _, counts in some}) == len(some) > 3
+
+
+def test_granted_labels_leave_no_doubt():
+    model, gradient, _, y = many(nn.GELU, 0.1)
+    problem, *_ = readings(model, gradient, Knowledge(labels=y))
+    counts = LabelCounts(problem, output_layer(linear_calls(model, (200,))), 18)
+    assert list(counts.sizes()) == [20]
+    (only,) = counts.first(20)
+    assert torch.equal(only[1], torch.bincount(y, minlength=10))
+
+
+def readings(model, gradient, knows=None):
+    problem = None
+
+    class Look(TensorAttack):
+        def reconstruct(self, given):
+            nonlocal problem
+            problem = given
+            return Reconstruction(torch.zeros(0, 200))
+
+    Look().run(model, gradient, knows=knows)
+    pair = readable_pair(problem)
+    layer = layer_gradient(problem, pair)
+    return problem, pair, layer, gradient_space(layer)
