@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks import Knowledge, Reconstruction, TensorAttack
+from attacks import Knowledge, TensorAttack
+from attacks.base import Problem
 from attacks.labels import output_layer
 from attacks.linear import linear_calls
 from attacks.tensor.activation import probe
@@ -193,7 +194,7 @@ def attacked(activation, corrupt):
 
     def worst(**settings):
         found = TensorAttack(**settings).run(model, gradient)
-        error = (torch.cdist(x, found.inputs) / x.norm(dim=1, keepdim=True)).min(1)
+        error = nearest(x, found.inputs)
         return found, error.values, (found.labels[error.indices] == y).all()
 
     return worst
@@ -252,8 +253,13 @@ def many(activation, level, seed=0, batch=20):
     return model, gradient, x, y
 
 
+def nearest(x, inputs):
+    """(relative error, index) of what comes closest to each x."""
+    return (torch.cdist(x, inputs.to(x)) / x.norm(dim=1, keepdim=True)).min(1)
+
+
 def assert_found(found, x, y, tolerance):
-    error = (torch.cdist(x, found.inputs) / x.norm(dim=1, keepdim=True)).min(1)
+    error = nearest(x, found.inputs)
     assert len(found) == len(x)
     assert float(error.values.median()) < tolerance
     assert sorted(error.indices.tolist()) == list(range(len(x)))
@@ -277,9 +283,7 @@ def test_label_counts_alone_are_a_start():
     nobody = Found(*(space.V.new_zeros(0, n) for n in (900, space.U.shape[1], space.rank)))
     batch = counted(work, problem, nobody, enough=3.0)
     assert batch.misfit < 3
-    error = (torch.cdist(x.double(), batch.inputs[:, :200]) / x.double().norm(dim=1)[:, None]).min(
-        1
-    )
+    error = nearest(x, batch.inputs[:, :200])
     assert float(error.values.max()) < 0.2
     assert (batch.labels[error.indices] == y).all()
 
@@ -305,15 +309,8 @@ def test_granted_labels_leave_no_doubt():
 
 
 def readings(model, gradient, knows=None):
-    problem = None
-
-    class Look(TensorAttack):
-        def reconstruct(self, given):
-            nonlocal problem
-            problem = given
-            return Reconstruction(torch.zeros(0, 200))
-
-    Look().run(model, gradient, knows=knows)
+    generator = torch.Generator().manual_seed(0)
+    problem = Problem(model, gradient, (200,), "cross_entropy", knows or Knowledge(), generator)
     pair = readable_pair(problem)
     layer = layer_gradient(problem, pair)
     return problem, pair, layer, gradient_space(layer)
