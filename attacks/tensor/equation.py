@@ -11,8 +11,8 @@ D_i lies in the column space of G~, spanned by Q. Hence
     phi(x) = min over delta of |(I - QQ') (s'(W~ x) o U delta)| / |s'(W~ x) o U delta|
 
 vanishes at the samples and, with more rows than unknowns, generically nowhere else. `evaluate`
-eliminates delta exactly (a generalised eigenvalue problem per candidate); `step` is the
-Gauss-Newton step of what remains, by conjugate gradients, for many candidates at a time.
+eliminates delta exactly, a generalised eigenvalue problem per candidate; what remains is minimised
+by the steps of `gauss_newton` and, near a sample, by the `normal_equations` of a single candidate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attacks.tensor.activation import Slope
-from attacks.tensor.linear_algebra import complement, conjugate_gradients, generalised_eigh, gram
+from attacks.tensor.linear_algebra import complement, generalised_eigh, gram
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Trust:
     def select(self, which: Tensor) -> Trust:
         """The trust of some of the candidates."""
         return Trust(self.rows[which], self.factor[which])
+
+    def to(self, dtype: torch.dtype) -> Trust:
+        """The same in another precision."""
+        return Trust(self.rows.to(dtype), self.factor.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,11 @@ class State:
         parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in _TENSORS}
         return replace(self, **parts, trust=self.trust and self.trust.select(rows))
 
+    @staticmethod
+    def joined(parts: list[State]) -> State:
+        """One state of all candidates of several, none of which is restricted to some rows."""
+        return State(*(torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS))
+
     def replaced(self, other: State, where: Tensor) -> State:
         """Copy with the candidates marked in a (N,) mask taken from another (same trust)."""
 
@@ -104,6 +113,16 @@ class State:
 
 
 _TENSORS = [f.name for f in fields(State) if f.name != "trust"]
+
+
+def coordinates(Q: Tensor, T: Tensor, trust: Trust | None) -> Tensor:
+    """Coefficients (N, ..., B) that bring Q closest to T (N, ..., m) in the trusted rows."""
+    if trust is None:
+        return T @ Q
+    weighted = trust.rows.view(len(T), *[1] * (T.dim() - 2), -1) * T
+    rhs = (weighted @ Q).reshape(len(T), -1, Q.shape[1]).transpose(1, 2)
+    solved = torch.cholesky_solve(rhs, trust.factor).transpose(1, 2)
+    return solved.reshape(*T.shape[:-1], -1)
 
 
 class SampleEquation:
@@ -165,15 +184,6 @@ class SampleEquation:
         factor = torch.linalg.cholesky_ex(metric + floor * torch.eye(B).to(metric))[0]
         return Trust(rows.to(self.dtype), factor)
 
-    def coordinates(self, T: Tensor, trust: Trust | None) -> Tensor:
-        """Coefficients (N, ..., B) that bring Q closest to T (N, ..., m) in the trusted rows."""
-        if trust is None:
-            return T @ self.Q
-        weighted = trust.rows.view(len(T), *[1] * (T.dim() - 2), -1) * T
-        rhs = (weighted @ self.Q).reshape(len(T), -1, self.Q.shape[1]).transpose(1, 2)
-        solved = torch.cholesky_solve(rhs, trust.factor).transpose(1, 2)
-        return solved.reshape(*T.shape[:-1], -1)
-
     def evaluate(self, X: Tensor, slope: Slope, trust: Trust | None = None) -> State:
         """Eliminate delta at candidates X of shape (N, k)."""
         first, second = slope(X.to(self.dtype) @ self.W.T)
@@ -184,7 +194,7 @@ class SampleEquation:
         if trust is not None:
             first, second = first * trust.rows, second * trust.rows
         features = first[:, None, :] * self.Ut  # (N, K, m)
-        off = features - self.coordinates(features, trust) @ self.Q.T
+        off = features - coordinates(self.Q, features, trust) @ self.Q.T
         if trust is not None:
             off = off * trust.rows[:, None, :]
         counted = self._off_errors(features) if self.centred else features
@@ -211,10 +221,13 @@ class SampleEquation:
         """T (..., m) without what equal slopes at all units can produce."""
         return T - (T @ self.Ut.T) @ self.Ut
 
-    def normal_equations(
-        self, state: State, k: int, turned: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """J'J of candidate k and half the gradient of its phi^2, along `directions`; see `step`.
+    def slopes(self, state: State) -> Tensor:
+        """Half the gradient (N, n) of phi^2 along `directions`, for N candidates."""
+        a, squared = state.tangent, state.phi.square()[:, None]
+        return (a * state.residual) @ self.Wn - squared * ((a * state.counted) @ self.Wn)
+
+    def normal_equations(self, state: State, k: int, turned: Tensor) -> tuple[Tensor, Tensor]:
+        """J'J of candidate k along `directions`, as in `gauss_newton`.
 
         J holds the part of a column's motion that leaves the column space of Q. Where noise has
         turned Q, what moves along Q seems to leave it too: that much of J'J means nothing.
@@ -230,58 +243,13 @@ class SampleEquation:
 
         Returns
         -------
-        Tensor of shape (n, n), Tensor of shape (n,), Tensor of shape (n, n)
-            J'J, the gradient, and what `turned` is expected to add to J'J.
+        Tensor of shape (n, n), Tensor of shape (n, n)
+            J'J, and what `turned` is expected to add to it.
         """
         T = state.tangent[k][:, None] * self.Wn
         v, pull = T.T @ state.counted[k], T.T @ state.residual[k]
         inside, shared = self.Q.T @ T, state.freedom[k] @ T
         H = T.T @ T - inside.T @ inside - shared.T @ shared
         H = H - torch.outer(v, pull) - torch.outer(pull, v)
-        squared = state.phi[k] ** 2
         seeming = turned[:, None] * inside
-        return H + squared * torch.outer(v, v), pull - squared * v, seeming.T @ seeming
-
-    def step(self, state: State, damping: Tensor, iterations: int, tolerance: Tensor) -> Tensor:
-        """Damped Gauss-Newton step for every candidate.
-
-        Solves min |J p + residual|^2 + damping |diag(J'J)^(1/2) p|^2 by conjugate gradients on the
-        normal equations, where J differentiates the *normalised* residual along x with delta
-        already eliminated: with T = diag(tangent) W, P = I - QQ', F the freedom of delta and
-        v = T' counted,
-
-            J'J = T'PT - (T'F)(T'F)' - (T'r) v' - v (T'r)' + phi^2 v v'.
-
-        Parameters
-        ----------
-        state : State
-            Of N candidates.
-        damping : Tensor of shape (N,)
-            Levenberg-Marquardt parameters.
-        iterations : int
-            Most conjugate gradient iterations.
-        tolerance : Tensor of shape (N,)
-            Relative size of the normal equations' residual at which to stop.
-
-        Returns
-        -------
-        Tensor of shape (N, k)
-            Change of the candidates.
-        """
-        a, r = state.tangent, state.residual
-        v = (a * state.counted) @ self.Wn
-        pull = (a * r) @ self.Wn
-        shared = (a[:, None, :] * state.freedom) @ self.Wn  # (N, K - 1, n)
-        squared = (r * r).sum(1, keepdim=True)
-        ridge = damping[:, None] * ((a * a) @ (self.Wn * self.Wn)) + 1e-30
-
-        def normal(p: Tensor) -> Tensor:
-            t = a * (p @ self.Wn.T)
-            t = t - self.coordinates(t, state.trust) @ self.Q.T
-            along = (v * p).sum(1, keepdim=True)
-            rest = (squared * along - (pull * p).sum(1, keepdim=True)) * v - along * pull
-            freed = ((shared @ p[:, :, None]).transpose(1, 2) @ shared)[:, 0]
-            return (a * t) @ self.Wn + rest - freed + ridge * p
-
-        solution = conjugate_gradients(normal, squared * v - pull, iterations, tolerance)
-        return torch.nan_to_num(solution) @ self.directions.T
+        return H + state.phi[k] ** 2 * torch.outer(v, v), seeming.T @ seeming

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from attacks.tensor.equation import SampleEquation
+from attacks.tensor.equation import SampleEquation, coordinates
 
 OUTLIER = 6.0
 """Misfit, in medians, from which a row's gate is distrusted."""
@@ -109,7 +109,7 @@ def _fit(
     for _ in range(iterations):
         trust = equation.trusting(trusted)
         state = equation.fit(gates, torch.zeros_like(gates), trust)
-        column = equation.coordinates(state.column, trust) @ equation.Q.T
+        column = coordinates(equation.Q, state.column, trust) @ equation.Q.T
         error = state.delta @ equation.Ut
         misfit, choice = (column[..., None] - error[..., None] * slopes).abs().min(-1)
         fresh = slopes[choice]

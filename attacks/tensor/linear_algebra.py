@@ -7,9 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+FEWER = 0.75
+"""Share of the systems still open below which those that are solved are left behind."""
+
 
 def conjugate_gradients(
-    matvec: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int, tolerance: Tensor
+    matvec: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    iterations: int,
+    tolerance: Tensor,
+    select: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None,
 ) -> Tensor:
     """Solve N symmetric positive definite systems at once.
 
@@ -22,16 +29,19 @@ def conjugate_gradients(
     iterations : int
         Most iterations.
     tolerance : Tensor of shape (N,)
-        Stop when every residual is below this fraction of its right-hand side.
+        A system is solved when its residual is below this fraction of its right-hand side.
+    select : callable, optional
+        `matvec` for some of the systems, given by their numbers; with it, systems that are solved
+        are left behind by those that are not. Otherwise all go on until the last one is solved.
 
     Returns
     -------
     Tensor of shape (N, n)
         Approximate solutions.
     """
-    x = torch.zeros_like(rhs)
-    r = rhs
-    p = r
+    solution = torch.zeros_like(rhs)
+    rows = torch.arange(len(rhs), device=rhs.device)
+    x, r, p = solution, rhs, rhs
     rr = (r * r).sum(1, keepdim=True)
     goal = tolerance[:, None] ** 2 * rr
     for _ in range(iterations):
@@ -40,11 +50,19 @@ def conjugate_gradients(
         x = x + alpha * p
         r = r - alpha * q
         fresh = (r * r).sum(1, keepdim=True)
-        if bool((fresh <= goal).all()):
-            break
         p = r + fresh / rr.clamp_min(1e-37) * p
         rr = fresh
-    return x
+        left = (fresh > goal)[:, 0]
+        count = int(left.sum())
+        if not count:
+            break
+        if select and count < FEWER * len(left):
+            solution[rows] = x
+            rows = rows[left]
+            matvec = select(rows)
+            x, r, p, rr, goal = x[left], r[left], p[left], rr[left], goal[left]
+    solution[rows] = x
+    return solution
 
 
 def complement(direction: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from attacks.tensor.layers import LinearPair, private_copy
 from attacks.tensor.likelihood import tail_of
 from attacks.tensor.peeling import Found
 from attacks.tensor.pruned import Gaps
-from attacks.tensor.subspace import GradientSpace, LayerGradient, in_white_noise
+from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 FAINTEST = 3e-5
 """Relative noise per entry below which the exact attack's result is not worth another fit."""
@@ -65,8 +65,7 @@ def refine(
     Returns
     -------
     Reconstruction
-        `start` itself if the noise is too faint to matter, the batch is incomplete, or the fit does
-        not explain the gradient, or not better.
+        `start` itself if the noise is too faint to matter, or no fit explains the gradient better.
     """
     faint = gaps is None and noise_of(layer, space).level < FAINTEST
     if faint or problem.loss != "cross_entropy":
@@ -79,7 +78,7 @@ def refine(
     work.scale = 1.0 if 1 / CLIPPED < scale < CLIPPED else scale
     batch = _fitted(work, start) if len(start) == space.rank else None
     smooth = pair.activation.kind != "piecewise linear" and not gaps
-    if smooth and (batch is None or batch.misfit > STUCK) and in_white_noise(layer):
+    if smooth and (batch is None or batch.misfit > STUCK) and space.white:
         work.scale = 1.0  # wrong samples say nothing about clipping
         other = counted(work, problem, found, STUCK)
         if other is not None and (batch is None or other.misfit < batch.misfit):

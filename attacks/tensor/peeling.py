@@ -17,7 +17,8 @@ from attacks.tensor.certificate import acceptance, expected_phi
 from attacks.tensor.search import Candidates, Remainder, SearchSettings, propose
 from attacks.tensor.subspace import GradientSpace
 
-FEW = 8
+FEW, LAST_FEW = 8, 5
+"""So few missing samples make cheap rounds; the patience is multiplied then."""
 UNUSUAL = 10.0
 ALIKE = 1e-5
 """One minus the cosine of two columns that count as one."""
@@ -79,7 +80,7 @@ def peel(
     settings : SearchSettings
         How a round searches.
     patience : int
-        Rounds without a new sample after which to give up; three times as many for the last
+        Rounds without a new sample after which to give up; `LAST_FEW` times as many for the last
         `FEW`, where rounds are cheap and what is left tends to be samples much like each other.
 
     Returns
@@ -96,7 +97,7 @@ def peel(
         while len(found) < space.rank:
             missing = space.rank - len(found)
             last_few = missing <= FEW and not space.noisy
-            if idle >= patience * (3 if last_few else 1):
+            if idle >= patience * (LAST_FEW if last_few else 1):
                 break
             rest = remainder(space, found.columns)
             proposed = propose(

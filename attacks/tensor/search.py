@@ -18,8 +18,8 @@ from attacks.tensor.starts import along_line, random_starts, tensor_starts
 from attacks.tensor.subspace import GradientSpace
 from attacks.tensor.whitened import WhitenedEquation
 
-FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=16)
-NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100, precision=1e-3)
+FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=32)
+NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100)
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
 SHARPER, CYCLE = 0.3, 4
 """Factor by which kinks are blurred less after an idle round; starts again after so many rounds."""

@@ -4,7 +4,8 @@ Conjugate gradients stop where the equation is ill-conditioned: in directions in
 its near-copy, or an input and its error vector, can hardly be told apart. Once the samples are
 found there are few enough of them for the normal equations to be factorised. Newton's step then
 reaches those directions too, and the same factor gives the standard error of the result: rounding
-noise of known size, divided by how much the weakest direction moves the residual.
+noise of known size, divided by how much the weakest direction moves the residual. A factor serves
+for further steps as long as these are short.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ CLEARLY = 4.0
 """Part of J'J that counts is what exceeds so many times the part that noise in Q can feign."""
 SIGNIFICANT = 0.1
 """Decrease of phi^2, in units of what fitting the noise brings, from which a step is taken."""
+NEAR, SIMILAR = 1e-3, 2.0
+"""Relative length of a step, and factor it takes off phi, up to which J'J stays what it was."""
+TOGETHER = 64
+"""Samples at a time: so many factors are kept."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,32 @@ def sharpen(
     Sharpened
         At residuals no larger than where it began.
     """
+    parts = [
+        _sharpen_together(equation, part, evaluate, noise, turned, steps)
+        for part in points.split(TOGETHER)
+    ]
+    return Sharpened(
+        torch.cat([part.points for part in parts]),
+        State.joined([part.state for part in parts]),
+        torch.cat([part.error for part in parts]),
+    )
+
+
+def _sharpen_together(
+    equation: SampleEquation,
+    points: Tensor,
+    evaluate: Callable[[Tensor], State],
+    noise: Callable[[State], Tensor],
+    turned: Tensor,
+    steps: int,
+) -> Sharpened:
     points, state = points.clone(), evaluate(points)
     error = torch.full_like(state.phi, torch.inf)
     working = torch.arange(len(points), device=points.device)
+    factors: dict[int, Factor] = {}
     for count in range(steps + 1):
         here = state.select(working)
-        step, amplification, gain = _newton(equation, here, turned)
+        step, amplification, gain = _newton(equation, here, turned, working.tolist(), factors)
         fit = (here.phi.square() - gain).clamp_min(0).sqrt()
         spread = _per_equation(equation, torch.maximum(fit, noise(here)))
         error[working] = spread * amplification + step.norm(dim=1)
@@ -93,35 +118,68 @@ def sharpen(
         working = working[better]
         if not len(working):
             break
+        far = (moved[0][better] - points[working]).norm(dim=1) > NEAR * points[working].norm(dim=1)
+        worth = moved[1].phi[better] * SIMILAR < state.phi[working]
+        for i in working[far | worth].tolist():
+            factors.pop(i)
         points[working] = moved[0][better]
         state = _put(state, moved[1].select(better), working)
     return Sharpened(points, state, error)
 
 
+@dataclass(frozen=True)
+class Factor:
+    """What Newton's method needs of J'J at one sample, and near it.
+
+    Attributes
+    ----------
+    cholesky : Tensor of shape (n, n), optional
+        None where J'J is not positive definite.
+    amplification : Tensor of shape ()
+        Root of the trace of the inverse; infinite where a direction is free.
+    """
+
+    cholesky: Tensor | None
+    amplification: Tensor
+
+
 def _newton(
-    equation: SampleEquation, state: State, turned: Tensor
+    equation: SampleEquation,
+    state: State,
+    turned: Tensor,
+    names: list[int],
+    factors: dict[int, Factor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(step, root of the trace of the inverse of J'J, predicted decrease of phi^2) per sample.
+    """(step, root of the trace of the inverse of J'J, predicted decrease of phi^2) per sample."""
+    n, k = len(state.phi), equation.Wn.shape[1]
+    step = equation.Wn.new_zeros(n, k)
+    amplification, gain = equation.Wn.new_zeros(n), equation.Wn.new_zeros(n)
+    slopes = equation.slopes(state)
+    for i, name in enumerate(names if k else []):
+        if name not in factors:
+            factors[name] = _factorised(*equation.normal_equations(state, i, turned))
+        factor = factors[name]
+        amplification[i] = factor.amplification
+        if factor.cholesky is not None:
+            step[i] = -torch.cholesky_solve(slopes[i][:, None], factor.cholesky)[:, 0]
+            gain[i] = -slopes[i] @ step[i]
+    return step @ equation.directions.T, amplification, gain
+
+
+def _factorised(H: Tensor, seeming: Tensor) -> Factor:
+    """Factors of J'J.
 
     For the trace, J'J counts as far as it is clearly more than what noise in Q makes of nothing:
     between two samples much alike lies a point whose column moves along Q, to first order.
     """
-    n, k = len(state.phi), equation.Wn.shape[1]
-    step = equation.Wn.new_zeros(n, k)
-    amplification, gain = equation.Wn.new_zeros(n), equation.Wn.new_zeros(n)
-    for i in range(n if k else 0):
-        H, slope, seeming = equation.normal_equations(state, i, turned)
-        factor, failed = torch.linalg.cholesky_ex(H)
-        if int(failed) or not bool(torch.isfinite(H).all()):
-            amplification[i] = torch.inf
-            continue
-        step[i] = -torch.cholesky_solve(slope[:, None], factor)[:, 0]
-        gain[i] = -slope @ step[i]
-        factor, failed = torch.linalg.cholesky_ex(H - CLEARLY * seeming)
-        amplification[i] = torch.inf
-        if not int(failed):
-            amplification[i] = torch.cholesky_inverse(factor).diagonal().sum().sqrt()
-    return step @ equation.directions.T, amplification, gain
+    free = H.new_tensor(torch.inf)
+    factor, failed = torch.linalg.cholesky_ex(H)
+    if int(failed) or not bool(torch.isfinite(H).all()):
+        return Factor(None, free)
+    clear, failed = torch.linalg.cholesky_ex(H - CLEARLY * seeming)
+    if int(failed):
+        return Factor(factor, free)
+    return Factor(factor, torch.cholesky_inverse(clear).diagonal().sum().sqrt())
 
 
 def _per_equation(equation: SampleEquation, phi: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attacks.tensor.activation import Slope
 from attacks.tensor.equation import SampleEquation
+from attacks.tensor.gauss_newton import gauss_newton_step
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _walk(
     idle = torch.zeros(len(end), dtype=torch.int64, device=end.device)
     for count in range(schedule.iterations):
         tolerance = state.phi.clamp(schedule.precision, 0.1)
-        there = here + equation.step(state, damping, schedule.inner, tolerance)
+        there = here + gauss_newton_step(equation, state, damping, schedule.inner, tolerance)
         ahead = equation.evaluate(there, slope, state.trust)
         better = ahead.phi < state.phi
         gain = 1 - (ahead.phi / state.phi.clamp_min(1e-30)) ** 2

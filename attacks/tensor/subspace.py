@@ -77,6 +77,8 @@ class GradientSpace:
         Typical Euclidean norm of x~.
     open : int
         Number of inputs whose gradients were left out: the last columns of V, one for each.
+    white : bool
+        Whether what the samples leave over of the spectrum looks like white noise.
     """
 
     Q: Tensor
@@ -88,6 +90,7 @@ class GradientSpace:
     noise: float
     norm: float
     open: int = 0
+    white: bool = False
 
     @property
     def rank(self) -> int:
@@ -120,6 +123,7 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
     alive, longer = _alive(layer, S)
     rank = numerical_rank(alive, layer.precision, longer)
     noisy = rank < len(alive) and float(S[rank]) > NOISE * float(S[0])
+    white = len(alive) > 0 and noisy_rank(alive, longer, otherwise=-1) >= 0
     if layer.pruned and size is not None:
         rank = min(size, len(alive))
     elif noisy:
@@ -137,12 +141,8 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
         to_delta=to_delta,
         noise=noise,
         norm=_typical_norm(layer),
+        white=white,
     )
-
-
-def in_white_noise(layer: LayerGradient) -> bool:
-    """Whether what the samples leave over of a spectrum looks like white noise."""
-    return noisy_rank(*_alive(layer, torch.linalg.svdvals(layer.gradient)), -1) >= 0
 
 
 def _alive(layer: LayerGradient, S: Tensor) -> tuple[Tensor, int]:

@@ -20,7 +20,7 @@ from attacks.tensor.fitting import Refinement
 from attacks.tensor.layers import find_linear_pairs
 from attacks.tensor.likelihood import Likelihood, ascend, tail_of
 from attacks.tensor.peeling import Found
-from attacks.tensor.subspace import gradient_space, in_white_noise, noisy_rank
+from attacks.tensor.subspace import gradient_space, noisy_rank
 from attacks.tensor.whitened import WhitenedEquation
 from tests.attacks.tensor.planted import plant
 
@@ -82,9 +82,8 @@ def test_white_noise_is_told_from_samples(level):
 
 
 def test_a_layer_smaller_than_the_batch_shows_no_white_noise():
-    planted = plant(nn.GELU(), batch=6, width=400, noise=0.05)
-    assert in_white_noise(planted.layer)
-    assert not in_white_noise(plant(nn.GELU(), batch=30, width=16).layer)
+    assert plant(nn.GELU(), batch=6, width=400, noise=0.05).space.white
+    assert not plant(nn.GELU(), batch=30, width=16).space.white
 
 
 def test_noise_that_is_not_white_is_left_to_the_gap():

@@ -8,13 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from attacks.tensor import sharpen as sharpen_module
+from attacks.tensor.certificate import typical_phi, typical_turn
 from attacks.tensor.gates import fit_gates
+from attacks.tensor.gauss_newton import gauss_newton_step
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size
 from attacks.tensor.linear_algebra import conjugate_gradients
 from attacks.tensor.moments import moment_slices
 from attacks.tensor.peeling import remainder
 from attacks.tensor.search import NEAR, SearchSettings, propose
+from attacks.tensor.sharpen import sharpen
 from attacks.tensor.smooth import alone, minimise
 from attacks.tensor.starts import along_line, place, random_starts, tensor_starts
 from attacks.tensor.subspace import numerical_rank
@@ -106,7 +110,7 @@ def test_step_converges_quadratically(function, centred):
     start = truth.points + 1e-2 * (away - (away @ last)[:, None] * last / (last @ last))
     state = equation.evaluate(start, truth.activation.slope)
     zero = torch.zeros(len(start), dtype=torch.float64)
-    move = equation.step(state, zero, 100, zero + 1e-12)
+    move = gauss_newton_step(equation, state, zero, 100, zero + 1e-12, torch.float64)
     assert (move @ last).abs().max() < 1e-12
     before = (start - truth.points).norm(dim=1)
     after = (start + move - truth.points).norm(dim=1)
@@ -187,6 +191,53 @@ def test_conjugate_gradients_solve(n, seed):
         lambda p: (A @ p[:, :, None])[:, :, 0], b, 3 * n, torch.full((3,), 1e-12)
     )
     assert torch.allclose((A @ x[:, :, None])[:, :, 0], b, atol=1e-8)
+
+
+def test_solved_systems_are_left_behind():
+    g = torch.Generator().manual_seed(0)
+    A = torch.diag_embed(torch.logspace(0, 2, 12, dtype=torch.float64)).repeat(8, 1, 1)
+    A[2:] = torch.eye(12, dtype=torch.float64)  # solved at once; the first two take longer
+    b = torch.randn(8, 12, generator=g, dtype=torch.float64)
+    sizes = []
+
+    def product(rows):
+        def apply(p):
+            sizes.append(len(p))
+            return (A[rows] @ p[:, :, None])[:, :, 0]
+
+        return apply
+
+    everyone = torch.arange(8)
+    x = conjugate_gradients(product(everyone), b, 40, torch.full((8,), 1e-10), product)
+    assert torch.allclose((A @ x[:, :, None])[:, :, 0], b, atol=1e-8)
+    assert sizes[0] == 8
+    assert sizes[-1] < 8
+
+
+@pytest.mark.parametrize("function", SMOOTH)
+def test_a_factor_that_is_kept_leads_to_the_same_sample(function, monkeypatch):
+    truth = plant(function, noise=1e-6)
+    g = torch.Generator().manual_seed(3)
+    last = truth.space.last
+    away = torch.randn(truth.points.shape, generator=g, dtype=torch.float64)
+    start = truth.points + 1e-5 * (away - (away @ last)[:, None] * last / (last @ last))
+
+    def run():
+        equation = truth.equation
+        return sharpen(
+            equation,
+            start,
+            lambda at: equation.evaluate(at, truth.activation.slope),
+            lambda state: typical_phi(truth.space, state.column),
+            typical_turn(truth.space),
+        )
+
+    kept = run()
+    monkeypatch.setattr(sharpen_module, "SIMILAR", 0.0)  # J'J is made anew for every step
+    anew = run()
+    size = truth.points.norm(dim=1)
+    assert ((kept.points - anew.points).norm(dim=1) <= 0.1 * anew.error + 1e-12 * size).all()
+    assert torch.allclose(kept.error, anew.error, rtol=0.1)
 
 
 def test_alone_keeps_the_better_of_two():
