@@ -98,7 +98,10 @@ class State:
     @staticmethod
     def joined(parts: list[State]) -> State:
         """One state of all candidates of several, none of which is restricted to some rows."""
-        return State(*(torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS))
+        whole: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS
+        }
+        return State(**whole)
 
     def replaced(self, other: State, where: Tensor) -> State:
         """Copy with the candidates marked in a (N,) mask taken from another (same trust)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attacks.tensor.activation import Activation, Slope
 from attacks.tensor.certificate import LOOSEST, typical_phi, typical_turn
-from attacks.tensor.equation import SampleEquation
+from attacks.tensor.equation import SampleEquation, coordinates
 from attacks.tensor.gates import away_from_kinks, fit_gates
 from attacks.tensor.moments import moment_slices, second_order_vanishes
 from attacks.tensor.sharpen import sharpen
@@ -23,10 +23,14 @@ NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100)
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
 SHARPER, CYCLE = 0.3, 4
 """Factor by which kinks are blurred less after an idle round; starts again after so many rounds."""
+COARSE = 0.5
+"""Width to which the kinks of an activation that is curved as well are blurred at first."""
 ARRIVED, FLOOR = 3.0, 1e-6
 """Residual, in units of the gradient's noise and absolute, above which a candidate goes on."""
 DOUBT = (0.1, 0.03, 0.01, 0.003)
 """Distances from a kink within which a unit is left out, in standard deviations, one stage each."""
+ASTRAY = 3.0
+"""Factor by which all units fit worse than those away from kinks if some are on the wrong side."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def propose(
     if idle and last is not None and len(last) == 2 and activation.kind == "piecewise linear":
         return _every_pattern(exact, weight, last, activation, settings.candidates)
     if len(activation.kinks):
-        blur = tuple(width * SHARPER ** (idle % CYCLE) for width in settings.blur)
+        blur = settings.blur if activation.kind == "piecewise linear" else (COARSE, *settings.blur)
+        blur = tuple(width * SHARPER ** (idle % CYCLE) for width in blur)
         X = _anneal(rough, X, activation, generator, blur).double()
     else:
         X, phi = minimise(rough, X, activation.slope, FAR)
@@ -144,7 +149,42 @@ def propose(
     if bool(unfinished.any()):
         X[unfinished] = _to_the_noise(space, exact, activation, X[unfinished])
         state = exact.evaluate(X, activation.slope)
-    return Candidates(X, state.column, state.delta, state.phi)
+    found = Candidates(X, state.column, state.delta, state.phi)
+    return past_kinks(exact, activation, found) if len(activation.kinks) else found
+
+
+def past_kinks(exact: SampleEquation, activation: Activation, found: Candidates) -> Candidates:
+    """Columns judged and made without the units so close to a kink that they may be past it.
+
+    A sample that is right to six digits still has, among a thousand units, one on the wrong side of
+    a kink now and then; its slope there is as wrong as the kink is sharp.
+
+    Parameters
+    ----------
+    exact : SampleEquation
+        Over the remainder.
+    activation : Activation
+        With kinks, and curved between them.
+    found : Candidates
+        Judged by all units.
+
+    Returns
+    -------
+    Candidates
+        The same points; where the other units fit `ASTRAY` times better, with the columns these
+        determine, and their residuals.
+    """
+    X = found.points
+    trust = exact.trusting(away_from_kinks(X @ exact.W.T, activation.kinks, DOUBT[-1]))
+    state = exact.evaluate(X, activation.slope, trust)
+    column = coordinates(exact.Q, state.column, trust) @ exact.Q.T
+    astray = ASTRAY * state.phi < found.phi
+    return Candidates(
+        X,
+        torch.where(astray[:, None], column, found.columns),
+        torch.where(astray[:, None], state.delta, found.delta),
+        torch.where(astray, state.phi, found.phi),
+    )
 
 
 def _to_the_noise(

@@ -17,7 +17,7 @@ from attacks.tensor.labels import batch_size
 from attacks.tensor.linear_algebra import conjugate_gradients
 from attacks.tensor.moments import moment_slices
 from attacks.tensor.peeling import remainder
-from attacks.tensor.search import NEAR, SearchSettings, propose
+from attacks.tensor.search import NEAR, Candidates, SearchSettings, past_kinks, propose
 from attacks.tensor.sharpen import sharpen
 from attacks.tensor.smooth import alone, minimise
 from attacks.tensor.starts import along_line, place, random_starts, tensor_starts
@@ -212,6 +212,23 @@ def test_solved_systems_are_left_behind():
     assert torch.allclose((A @ x[:, :, None])[:, :, 0], b, atol=1e-8)
     assert sizes[0] == 8
     assert sizes[-1] < 8
+
+
+def test_units_at_a_kink_do_not_spoil_a_column():
+    truth = plant(nn.SELU())
+    point = truth.points[:1]
+    equation = truth.equation
+    z = (point @ equation.W.T)[0]
+    unit = int(z.abs().argmin())
+    other_side = -1e-9 * z[unit].sign() - z[unit]  # as if the point were not quite right
+    equation.W[unit] += other_side * point[0] / point.square().sum()
+    state = equation.evaluate(point, truth.activation.slope)
+    found = Candidates(point, state.column, state.delta, state.phi)
+    mended = past_kinks(equation, truth.activation, found)
+    assert found.phi > 1e-3
+    assert mended.phi < 1e-9
+    likeness = torch.cosine_similarity(mended.columns, truth.columns[:1])
+    assert likeness.abs() > 1 - 1e-12
 
 
 @pytest.mark.parametrize("function", SMOOTH)
