@@ -1,8 +1,9 @@
 """An activation as the attack sees it: a scalar function known only by probing it.
 
 Whatever stands between two linear layers is evaluated, differentiated by autograd, and classified
-by its derivative s' alone: where s' jumps (kinks of s) and whether s' varies between the jumps
-(curvature). Nothing is keyed on a name, so a hand-written activation is as good as one of torch.nn.
+by its derivative s' alone: where s' jumps (kinks of s) or breaks off in another direction (bends),
+and whether s' varies in between (curvature). Nothing is keyed on a name, so a hand-written
+activation is as good as one of torch.nn.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Kind = Literal["linear", "quadratic", "piecewise linear", "smooth", "mixed"]
 
 PROBE_RANGE = 32.0
 PROBE_STEP = 1 / 256
+BEND, STEEPEST = 0.05, 100.0
+"""Jumps of s'' that count, relative to the largest |s'|."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Activation:
         kinks) or "mixed" (both).
     slopes : Tensor of shape (v,)
         The values s' takes, increasing, if there are finitely many; otherwise empty.
+    bends : Tensor of shape (b,)
+        Where s'' jumps, increasing.
+    turns : Tensor of shape (b,)
+        By how much.
+    cusped : bool
+        Whether s'' changes its sign at a bend: s' has a sharp peak there.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -48,27 +57,48 @@ class Activation:
     jumps: Tensor = field(repr=False)
     kind: Kind
     slopes: Tensor = field(repr=False)
+    bends: Tensor = field(repr=False)
+    turns: Tensor = field(repr=False)
+    cusped: bool = False
+
+    @property
+    def rough(self) -> bool:
+        """Whether Gauss-Newton steps go astray on s' itself: where it jumps or has a sharp peak."""
+        return len(self.kinks) > 0 or self.cusped
 
     def slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(s'(z), s''(z)), the classical derivatives away from the kinks."""
         return derivatives(self.function, z)
 
     def smoothed(self, width: float) -> Slope:
-        """Slope with every jump of s' replaced by a normal distribution function of that width.
+        """Slope with every jump of s' and of s'' blurred by a normal distribution of that width.
 
-        s'(z) + sum_k jump_k (Phi((z - kink_k) / width) - [z > kink_k]): the curvature between the
-        kinks stays as it is, and width -> 0 gives s' back.
+        A jump becomes the normal distribution function Phi, and a ramp that sets in at a bend its
+        integral: with t = (z - place) / width,
+
+            s'(z) + sum jump (Phi(t) - [t > 0]) + sum turn width (t Phi(t) + phi(t) - max(t, 0)).
+
+        The curvature in between stays as it is, and width -> 0 gives s' back.
         """
 
         def slope(z: Tensor) -> tuple[Tensor, Tensor]:
             first, second = self.slope(z)
             for kink, jump in zip(self.kinks.tolist(), self.jumps.tolist(), strict=True):
-                t = (z - kink) / width
-                first = first + jump * (torch.special.ndtr(t) - (t > 0).to(z.dtype))
-                second = second + jump / (width * math.sqrt(2 * math.pi)) * torch.exp(-t * t / 2)
+                _, step, density = _blurred((z - kink) / width)
+                first, second = first + jump * step, second + jump / width * density
+            for bend, turn in zip(self.bends.tolist(), self.turns.tolist(), strict=True):
+                ramp, step, _ = _blurred((z - bend) / width)
+                first, second = first + turn * width * ramp, second + turn * step
             return first, second
 
         return slope
+
+
+def _blurred(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a normal distribution adds to a ramp and to a step at zero, and its density."""
+    density = torch.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+    share = torch.special.ndtr(t)
+    return t * share + density - t.clamp_min(0), share - (t > 0).to(t.dtype), density
 
 
 def derivatives(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,8 +164,13 @@ def probe(function: Callable[[Tensor], Tensor], device: torch.device | None = No
     scale = float(first.abs().max())
     if scale == 0:
         empty = grid.new_zeros(0)
-        return Activation(function, empty, empty, "linear", grid.new_zeros(1))
-    kinks, jumps = _locate_jumps(function, grid, first, 1e-4 * scale)
+        return Activation(function, empty, empty, "linear", grid.new_zeros(1), empty, empty)
+    kinks, jumps = _locate_jumps(lambda z: derivatives(function, z)[0], grid, first, 1e-4 * scale)
+    bends, turns = _locate_jumps(lambda z: derivatives(function, z)[1], grid, second, BEND * scale)
+    gentle = turns.abs() < STEEPEST * scale  # a numerical s'' is a spike at every kink
+    bends, turns = bends[gentle], turns[gentle]
+    sides = derivatives(function, bends[:, None] + PROBE_STEP * grid.new_tensor([-1e-3, 1e-3]))[1]
+    cusped = bool((sides.prod(1) < 0).any())
     continuous = first - (jumps * (grid[:, None] > kinks)).sum(1)
     varies = float(continuous.max() - continuous.min()) > 1e-3 * scale
     curvature = float(second.max() - second.min()) > 1e-3 * float(second.abs().max())
@@ -148,20 +183,19 @@ def probe(function: Callable[[Tensor], Tensor], device: torch.device | None = No
         kind = "smooth" if curvature else "quadratic"
     steps = torch.cat([continuous.mean()[None], continuous.mean() + jumps.cumsum(0)])
     slopes = grid.new_zeros(0) if varies else _distinct(steps, 1e-6 * scale)
-    return Activation(function, kinks, jumps, kind, slopes)
+    return Activation(function, kinks, jumps, kind, slopes, bends, turns, cusped)
 
 
 def _locate_jumps(
-    function: Callable[[Tensor], Tensor], grid: Tensor, first: Tensor, threshold: float
+    function: Callable[[Tensor], Tensor], grid: Tensor, values: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Bisect every grid interval over which s' changes; keep what does not shrink away."""
-    change = (first[1:] - first[:-1]).abs()
-    steep = change > threshold
+    """Bisect every grid interval over which a function changes; keep what does not shrink away."""
+    steep = (values[1:] - values[:-1]).abs() > threshold
     low, high = grid[:-1][steep], grid[1:][steep]
-    at_low, at_high = first[:-1][steep], first[1:][steep]
+    at_low, at_high = values[:-1][steep], values[1:][steep]
     for _ in range(44):
         middle = low + 0.4871 * (high - low)  # not the half: it would hit kinks at round numbers
-        at_middle, _ = derivatives(function, middle)
+        at_middle = function(middle)
         left = (at_middle - at_low).abs() > (at_high - at_middle).abs()
         high, at_high = torch.where(left, middle, high), torch.where(left, at_middle, at_high)
         low, at_low = torch.where(left, low, middle), torch.where(left, at_low, at_middle)

@@ -23,8 +23,8 @@ NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100)
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
 SHARPER, CYCLE = 0.3, 4
 """Factor by which kinks are blurred less after an idle round; starts again after so many rounds."""
-COARSE = 0.5
-"""Width to which the kinks of an activation that is curved as well are blurred at first."""
+CURVED = (0.3, 0.1, 0.03)
+"""As `SearchSettings.blur`, for sharp peaks, and for kinks of what is curved as well."""
 ARRIVED, FLOOR = 3.0, 1e-6
 """Residual, in units of the gradient's noise and absolute, above which a candidate goes on."""
 DOUBT = (0.1, 0.03, 0.01, 0.003)
@@ -130,11 +130,11 @@ def propose(
     exact = SampleEquation(space.Q, space.U, weight, last)
     if idle and last is not None and len(last) == 2 and activation.kind == "piecewise linear":
         return _every_pattern(exact, weight, last, activation, settings.candidates)
-    if len(activation.kinks):
-        blur = settings.blur if activation.kind == "piecewise linear" else (COARSE, *settings.blur)
+    if activation.rough:
+        blur = settings.blur if activation.kind == "piecewise linear" else CURVED
         blur = tuple(width * SHARPER ** (idle % CYCLE) for width in blur)
-        X = _anneal(rough, X, activation, generator, blur).double()
-    else:
+        X = _anneal(rough, X, activation, blur).double()
+    if not len(activation.kinks):
         X, phi = minimise(rough, X, activation.slope, FAR)
         X = X[alone(X, phi, 1e-6)].double()
     if activation.kind == "piecewise linear":
@@ -250,10 +250,9 @@ def _anneal(
     rough: SampleEquation,
     X: Tensor,
     activation: Activation,
-    generator: torch.Generator,
     blur: tuple[float, ...],
 ) -> Tensor:
-    """Follow the minima while the blur of the kinks shrinks."""
+    """Follow the minima while the blur of kinks and bends shrinks."""
     spread = float((X @ rough.W.to(X).T).std())
     for width in blur:
         X, phi = minimise(rough, X, activation.smoothed(width * spread), BLURRED)

@@ -35,6 +35,24 @@ def test_kind_and_kinks(function, kind, kinks):
     assert torch.allclose(activation.kinks, torch.tensor(kinks, dtype=torch.float64), atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("function", "bends", "turns", "rough"),
+    [
+        (nn.Softsign(), [0], [-4], True),
+        (nn.ELU(), [0], [-1], False),
+        (nn.Hardswish(), [-3, 3], [1 / 3, -1 / 3], True),  # for its kinks
+        (nn.ReLU(), [], [], True),
+        (nn.GELU(), [], [], False),
+        (nn.Softplus(beta=5), [], [], False),
+    ],
+)
+def test_bends(function, bends, turns, rough):
+    activation = probe(function)
+    for found, truth in ((activation.bends, bends), (activation.turns, turns)):
+        assert torch.allclose(found, torch.tensor(truth, dtype=torch.float64), atol=1e-9)
+    assert activation.rough == rough
+
+
 def test_slopes_of_a_leaky_relu():
     slopes = probe(nn.LeakyReLU(0.2)).slopes
     assert torch.allclose(slopes, torch.tensor([0.2, 1.0], dtype=torch.float64))
@@ -50,7 +68,9 @@ def test_derivatives_match_finite_differences(module):
     assert torch.allclose(second, curve, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [nn.ReLU(), nn.SELU(), nn.Hardswish(), nn.Softshrink()])
+@pytest.mark.parametrize(
+    "module", [nn.ReLU(), nn.SELU(), nn.Hardswish(), nn.Softshrink(), nn.Softsign()]
+)
 def test_blurring_vanishes_with_its_width_and_is_differentiable(module):
     activation = probe(module)
     z = torch.linspace(-4, 4, 161, dtype=torch.float64) + 0.013

@@ -128,6 +128,14 @@ def test_recovers_a_batch_behind_other_activations(activation):
     assert_exact(TensorAttack().run(model, gradient), inputs, labels)
 
 
+@pytest.mark.parametrize("activation", [nn.SELU, nn.Softsign])
+def test_recovers_a_batch_behind_sharp_peaks_of_the_slope(activation):
+    model, gradient, inputs, labels = instance(activation, width=512, batch=32)
+    found = TensorAttack().run(model, gradient)
+    assert_exact(found, inputs, labels)
+    assert len(found.info["rounds"]) < 20
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh])
 def test_recovers_a_batch_without_biases(activation):
     torch.manual_seed(0)
