@@ -83,7 +83,7 @@ TABLES: dict[str, list[Setting]] = {
         *(Setting(a, 2048, 64, data="photographs") for a in ("GELU", "ReLU")),
         *(Setting(a, 2048, 256) for a in ("GELU", "Tanh", "ReLU")),
     ],
-    "activations": [Setting(a) for a in OTHERS],
+    "activations": [Setting(a, batch=b) for b in (32, 64, 128) for a in OTHERS],
     "conditions": [
         replace(Setting(a, 1024, 128), **variant)
         for variant in (

@@ -111,12 +111,14 @@ def report(
     equation, points, state = evidence.equation, sharp.points, sharp.state
     exact = clean(space, layer.precision)
     error = error_bound(evidence, points, state.phi)
-    verdict = judge(space, equation, sharp, pair.activation, error, exact)
     samples = points @ space.V.T
     delta = errors @ space.to_delta.T
     model = private_copy(problem.model).double()
     shape = problem.input_shape or (pair.in_features,)
     inputs = samples[:, : pair.in_features].reshape(-1, *shape)
+    outputs = model(inputs[:1]).numel()
+    parallel = outputs == (2 if problem.loss == "cross_entropy" else 1)
+    verdict = judge(space, equation, sharp, pair.activation, error, exact, parallel)
     certified = verdict.certified
     if not layer.biased:
         settled = settle(

@@ -120,6 +120,7 @@ def judge(
     activation: Activation,
     error: Tensor,
     exact: bool,
+    parallel: bool,
 ) -> Verdict:
     """Judge returned inputs by the equation evaluated at them.
 
@@ -127,8 +128,9 @@ def judge(
     that is forgiven, and no two samples may be the same one. A piecewise linear one does not move
     at all; there x comes from the columns of the *complete* batch, within the noise bound `error`,
     and what has to be excluded is that any column stands for a mixture of samples with equal gates.
-    Different error vectors would show as a second solution; if the delta space has one dimension
-    only, the gates must be fine enough to tell inputs apart that differ by `WORST_ERROR`.
+    Different error vectors would show as a second solution; if all point the same way, or do so
+    behind equal gates, the gates must be fine enough to tell inputs apart that differ by
+    `WORST_ERROR`.
 
     Parameters
     ----------
@@ -146,6 +148,9 @@ def judge(
     exact : bool
         Whether the gradient's noise is rounding. If not, a curved activation is asked for the noise
         bound as well; if so, only for columns that are told apart at all.
+    parallel : bool
+        Whether the loss' derivatives by the model's output all point the same way: with one output,
+        or two and cross entropy.
     """
     state, size = sharp.state, sharp.points.norm(dim=1)
     threshold = column_threshold(space, state.column)
@@ -153,7 +158,7 @@ def judge(
     unique = state.runner_up > 10 * torch.maximum(threshold, column_threshold(space, state.rival))
     if activation.kind == "piecewise linear":
         determined = (error <= WORST_ERROR) & unique.all()
-        if space.U.shape[1] == 1:
+        if parallel or space.U.shape[1] == 1:
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
         unique &= spare_equations(space, equation, sharp) >= SPARE

@@ -17,6 +17,7 @@ HARD = {
     108179: "five times the same point, each of them alone within its standard error",
     106330: "the same point many times over, in a batch that is nearly one line",
     405535: "nearly equal gates and errors of which part lies below rounding",
+    506877: "mixtures behind equal gates in a deep network with two outputs: all errors parallel",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
 
