@@ -21,6 +21,11 @@ WORST_ERROR = 1e-2
 CLEARLY = 3.0
 STANDARD_ERRORS = 10.0
 SPARE = 4
+FLOORED = 1e7
+"""Residual, in units of the gradient's relative noise floor, above which nothing counts as solved.
+
+It matters for gradients in double precision alone, where `STRICTEST` is no strict bound.
+"""
 HOPELESS = 1.0
 SAME = 1e-4
 
@@ -154,7 +159,7 @@ def judge(
     """
     state, size = sharp.state, sharp.points.norm(dim=1)
     threshold = column_threshold(space, state.column)
-    solved = state.phi <= threshold
+    solved = state.phi <= threshold.clamp_max(FLOORED * space.noise / float(space.S[0]))
     unique = state.runner_up > 10 * torch.maximum(threshold, column_threshold(space, state.rival))
     if activation.kind == "piecewise linear":
         determined = (error <= WORST_ERROR) & unique.all()

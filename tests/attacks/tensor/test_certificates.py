@@ -22,6 +22,7 @@ HARD = {
 }
 
 ALIKE_HARD = {
+    510034: "a double precision gradient, and a point that solves the equation to 5e-6 only",
     214: "means of two samples 2.5 % apart, whose columns noise hardly tells apart",
     412: "the mean of two samples 3 % apart with equal gates, taken for one that counts twice",
     673: "four samples with equal gates and two classes: columns that differ in length alone",
