@@ -63,7 +63,8 @@ def read_labels(
     output, jacobian = output_jacobian(model, outgoing, inputs)
     if loss == "cross_entropy":
         return _classes(output, jacobian, delta)
-    error = torch.linalg.lstsq(jacobian.transpose(1, 2), delta[:, :, None]).solution[:, :, 0]
+    inverse = torch.linalg.pinv(jacobian.transpose(1, 2))  # CUDA's lstsq wants full rank
+    error = (inverse @ delta[:, :, None])[:, :, 0]
     targets = output - error * rank * output.shape[1] / 2
     ones = torch.ones_like(error[:, 0])
     labels = targets[:, 0] if output.shape[1] == 1 else targets
