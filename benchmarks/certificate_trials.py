@@ -2,9 +2,10 @@
 
 Activations, widths, batch sizes, depths, losses, with and without biases, near-copies in the batch,
 rounding of every kind, noise of every size, and gradients of a model that is not the one the server
-believes in. Batches of the kind "alike" are not among those drawn: pairs of one label that differ
-by 0.1 to 20 %, with positive entries as raw pixels have. The mean of such a pair is nearly a sample
-itself.
+believes in. Two kinds are not among those drawn. "alike": pairs of one label that differ by 0.1 to
+20 %, with positive entries as raw pixels have; the mean of such a pair is nearly a sample itself.
+"deep": near-copies behind a deep network with few outputs and a curved activation, whose errors
+are all but parallel and whose spectrum hides what tells the copies apart.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ CORRUPTIONS = (
     "wrong model",
 )
 BATCHES = ("independent", "near copies", "exact copies", "collinear")
-ALIKE = "alike"
+ALIKE, DEEP = "alike", "deep"
+CURVED = (
+    nn.LogSigmoid, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.Softsign,
+    nn.Tanhshrink,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Trial:
 
 
 def draw(seed: int, kind: str | None = None) -> Trial:
-    """A random trial, of a given kind or of any in BATCHES."""
+    """A random trial, of any kind in BATCHES, or of a given one of these, ALIKE or DEEP."""
     r = random.Random(seed)
     width = r.choice((24, 48, 96, 192))
     trial = Trial(
@@ -72,7 +77,24 @@ def draw(seed: int, kind: str | None = None) -> Trial:
         kind=r.choice(BATCHES),
         level=10 ** r.uniform(-7, 0),
     )
+    if kind == DEEP:
+        return deepened(trial)
     return trial if kind is None else replace(trial, kind=kind)
+
+
+def deepened(trial: Trial) -> Trial:
+    """The trial of the kind DEEP that belongs to a trial of any."""
+    r = random.Random(trial.seed + 7)
+    return replace(
+        trial,
+        deep=True,
+        outputs=r.choice((1, 2, 2, 5)),
+        corruption=r.choice(("none", "none", "weights reply", "float64")),
+        kind=r.choice(("near copies", "near copies", ALIKE, "collinear")),
+        activation=r.choice(CURVED),
+        level=10 ** r.uniform(-3, -0.8),
+        width=r.choice((96, 192, 192)),
+    )
 
 
 def build(trial: Trial) -> nn.Module:

@@ -1,7 +1,8 @@
 """Counts false certificates: inputs certified by the tensor attack that were not in the batch.
 
     python benchmarks/false_certificates.py --trials 10000 --workers 2
-    python benchmarks/false_certificates.py --trials 2000 --kind alike   # hardest: images of a kind
+    python benchmarks/false_certificates.py --trials 2000 --kind alike   # harder: images of a kind
+    python benchmarks/false_certificates.py --trials 2000 --kind deep    # near-copies, few outputs
     python benchmarks/false_certificates.py --summary                    # what there is so far
 
 Thousands of small random trials; see `certificate_trials`. A certified input further than 1 % from
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from benchmarks.certificate_trials import ALIKE, BATCHES, run
+from benchmarks.certificate_trials import ALIKE, BATCHES, DEEP, run
 
 RUNS = Path(__file__).parent / "results" / "certificates" / "trials.csv"
 ATTACK = Path(__file__).parent.parent / "attacks" / "tensor"
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000, help="rounded up to hundreds")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--kind", choices=(*BATCHES, ALIKE), help="batches of this kind only")
+    parser.add_argument("--kind", choices=(*BATCHES, ALIKE, DEEP), help="batches of this kind only")
     parser.add_argument("--summary", action="store_true", help="run nothing")
     options = parser.parse_args()
     version = code()

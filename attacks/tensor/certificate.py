@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attacks.tensor.activation import Activation
 from attacks.tensor.equation import SampleEquation, State
-from attacks.tensor.sharpen import Sharpened
+from attacks.tensor.sharpen import Sharpened, equations_left
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 LOOSEST = 1e-2
@@ -130,12 +130,13 @@ def judge(
     """Judge returned inputs by the equation evaluated at them.
 
     A curved activation determines x by itself: ten standard errors have to stay within the error
-    that is forgiven, and no two samples may be the same one. A piecewise linear one does not move
-    at all; there x comes from the columns of the *complete* batch, within the noise bound `error`,
-    and what has to be excluded is that any column stands for a mixture of samples with equal gates.
-    Different error vectors would show as a second solution; if all point the same way, or do so
-    behind equal gates, the gates must be fine enough to tell inputs apart that differ by
-    `WORST_ERROR`.
+    that is forgiven, and no two samples may be the same one. While samples are missing the residual
+    may be theirs instead of noise, and counts as if all of it pulled x one way. A piecewise linear
+    one does not move at all; there x comes from the columns of the *complete* batch, within the
+    noise bound `error`, and what has to be excluded is that any column stands for a mixture of
+    samples with equal gates. Different error vectors would show as a second solution; if all point
+    the same way, or do so behind equal gates, the gates must be fine enough to tell inputs apart
+    that differ by `WORST_ERROR`.
 
     Parameters
     ----------
@@ -167,7 +168,9 @@ def judge(
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
         unique &= spare_equations(space, equation, sharp) >= SPARE
-        determined = STANDARD_ERRORS * sharp.error <= WORST_ERROR * size
+        # noise spreads over the equations; what a missing sample leaves may all pull one way
+        pull = torch.where(error.isfinite(), 1.0, equations_left(equation) ** 0.5)
+        determined = STANDARD_ERRORS * pull * sharp.error <= WORST_ERROR * size
         distances = torch.cdist(sharp.points, sharp.points)
         distances.fill_diagonal_(torch.inf)
         determined &= distances.amin(1) > SAME * size

@@ -70,7 +70,9 @@ def sharpen(
     noise : callable
         Residual phi (n,) that noise is expected to cause at a state.
     turned : Tensor of shape (B,)
-        Angles by which noise turns the columns of the equation's Q.
+        Angles by which noise is expected to turn the columns of the equation's Q. A residual larger
+        than expected tells that they are turned further, or that the errors do not lie in their
+        space; it enlarges the angles in proportion.
     steps : int, default 8
         Most steps; with zero only the standard errors are found.
 
@@ -104,9 +106,11 @@ def _sharpen_together(
     factors: dict[int, Factor] = {}
     for count in range(steps + 1):
         here = state.select(working)
-        step, amplification, gain = _newton(equation, here, turned, working.tolist(), factors)
+        expected = noise(here)
+        angles = (here.phi / expected).clamp_min(1.0)[:, None] * turned  # as large as it shows
+        step, amplification, gain = _newton(equation, here, angles, working.tolist(), factors)
         fit = (here.phi.square() - gain).clamp_min(0).sqrt()
-        spread = _per_equation(equation, torch.maximum(fit, noise(here)))
+        spread = torch.maximum(fit, expected) / equations_left(equation) ** 0.5
         error[working] = spread * amplification + step.norm(dim=1)
         fitted = equation.Wn.shape[1] * spread.square()
         going = gain > SIGNIFICANT * fitted
@@ -146,7 +150,7 @@ class Factor:
 def _newton(
     equation: SampleEquation,
     state: State,
-    turned: Tensor,
+    angles: Tensor,
     names: list[int],
     factors: dict[int, Factor],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +161,7 @@ def _newton(
     slopes = equation.slopes(state)
     for i, name in enumerate(names if k else []):
         if name not in factors:
-            factors[name] = _factorised(*equation.normal_equations(state, i, turned))
+            factors[name] = _factorised(*equation.normal_equations(state, i, angles[i]))
         factor = factors[name]
         amplification[i] = factor.amplification
         if factor.cholesky is not None:
@@ -182,11 +186,10 @@ def _factorised(H: Tensor, seeming: Tensor) -> Factor:
     return Factor(factor, torch.cholesky_inverse(clear).diagonal().sum().sqrt())
 
 
-def _per_equation(equation: SampleEquation, phi: Tensor) -> Tensor:
-    """Residual per equation that is left once all unknowns are fitted."""
+def equations_left(equation: SampleEquation) -> int:
+    """Number of equations that are left once all unknowns are fitted, at least one."""
     m, B = equation.Q.shape
-    left = m - B - equation.Wn.shape[1] - len(equation.Ut) + 1
-    return phi / max(left, 1) ** 0.5
+    return max(m - B - equation.Wn.shape[1] - len(equation.Ut) + 1, 1)
 
 
 def _shorten(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.certificate_trials import ALIKE, run
+from benchmarks.certificate_trials import ALIKE, DEEP, run
 
 HARD = {
     20543: "a curved activation that is straight at most units: too few equations for a proof",
@@ -18,6 +18,7 @@ HARD = {
     106330: "the same point many times over, in a batch that is nearly one line",
     405535: "nearly equal gates and errors of which part lies below rounding",
     506877: "mixtures behind equal gates in a deep network with two outputs: all errors parallel",
+    601071: "the mean of two near-copies, whose errors lie outside the space that was read for them",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
 
@@ -26,6 +27,12 @@ ALIKE_HARD = {
     214: "means of two samples 2.5 % apart, whose columns noise hardly tells apart",
     412: "the mean of two samples 3 % apart with equal gates, taken for one that counts twice",
     673: "four samples with equal gates and two classes: columns that differ in length alone",
+}
+
+
+DEEP_HARD = {
+    91: "a point far out on the line of two near-copies, another one on it missing",
+    155: "the same, without biases and with one output",
 }
 
 
@@ -39,6 +46,12 @@ def test_what_once_deceived_the_certificate(seed):
 def test_what_once_deceived_the_certificate_among_images_of_a_kind(seed):
     _, _, false, _, _ = run(seed, ALIKE)
     assert false == 0, ALIKE_HARD[seed]
+
+
+@pytest.mark.parametrize("seed", DEEP_HARD)
+def test_what_once_deceived_the_certificate_behind_deep_networks(seed):
+    _, _, false, _, _ = run(seed, DEEP)
+    assert false == 0, DEEP_HARD[seed]
 
 
 @pytest.mark.slow
