@@ -14,13 +14,21 @@ from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.labels import inferred_labels
-from attacks.linear import LinearCall, batch_size_of, linear_calls, resolve_input_shape
+from attacks.linear import (
+    LinearCall,
+    batch_size_of,
+    bias_gradients,
+    linear_calls,
+    resolve_input_shape,
+)
+from attacks.tensor.layers import private_copy
 
 ALIKE = 1e-3
 """Relative distance below which two units' quotients count as the same image."""
 
 EXACT = 1e-4
-"""Relative residual of dL/dW = dL/db x' below which a single sample counts as proven."""
+"""Relative residual of dL/dW = dL/db x' below which a single sample counts as proven, and of dL/db
+itself against what the model returns for it."""
 
 
 class AnalyticAttack(Attack):
@@ -28,7 +36,8 @@ class AnalyticAttack(Attack):
 
     Exact, and certified, for one sample. For more it returns one quotient per sample of the batch:
     those that most units agree on first, then those of the largest bias gradients; mixtures of
-    samples, unless a unit happened to see one sample only.
+    samples, unless a unit happened to see one sample only. That the gradient's rank is one proves
+    no single sample where all samples' columns are parallel; see `single_sample`.
     """
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
@@ -43,13 +52,15 @@ class AnalyticAttack(Attack):
             support = [len(db)]
         else:
             inputs, residual, support = quotients(dW.double(), db.double(), size)
+        x = inputs.reshape(-1, *shape)
+        proved = size == 1 == estimate and single_sample(problem, layer, x)
         labels = None
         if size == 1 and problem.loss == "cross_entropy" and any(c.at_output for c in calls):
             labels = inferred_labels(problem, calls, 1)
         return Reconstruction(
-            inputs=inputs.reshape(-1, *shape).to(dW.dtype),
+            inputs=x.to(dW.dtype),
             labels=labels,
-            certified=(residual < EXACT) & (size == 1) & (estimate == 1),
+            certified=(residual < EXACT) & proved,
             residual=residual.to(dW.dtype),
             batch_size=estimate,
             info={"layer": layer.name, "units_in_agreement": support},
@@ -94,6 +105,32 @@ def single(dW: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
     x = db @ dW / power
     gap = (dW - torch.outer(db, x)).norm() / dW.norm().clamp_min(torch.finfo(dW.dtype).tiny)
     return x[None], gap[None]
+
+
+def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
+    """Whether a gradient of rank one can only be that of one sample.
+
+    Behind units of equal slopes the columns of a whole batch are parallel as soon as its errors
+    are: for one output, and for two under cross entropy. The quotient is a weighted mean then.
+    Under cross entropy one of the classes has to explain how large dL/db is, which a mean does not;
+    under squared loss with one output any size can be explained, and nothing is proved.
+
+    Parameters
+    ----------
+    problem : Problem
+    layer : LinearCall
+        That sees the inputs.
+    inputs : Tensor of shape (1, *input_shape)
+        Or of none.
+    """
+    if not len(inputs):
+        return False
+    db = problem.gradient[layer.bias].double()
+    if problem.loss == "mse":
+        with torch.no_grad():
+            return private_copy(problem.model)(inputs.to(layer.module.weight)).numel() > 1
+    expected = bias_gradients(problem.model, layer.name, inputs[:1])[0]
+    return bool(((expected - db).norm(dim=1) < EXACT * db.norm()).any())
 
 
 def quotients(dW: Tensor, db: Tensor, size: int) -> tuple[Tensor, Tensor, list[int]]:

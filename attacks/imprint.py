@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
-from attacks.tensor.layers import LinearPair, input_pair, private_copy
+from attacks.linear import bias_gradients
+from attacks.tensor.layers import LinearPair, input_pair
 
 ALIKE = 1e-6
 """Relative distance below which rows count as the same."""
@@ -66,12 +67,12 @@ class ImprintAttack(Attack):
                 residual=torch.zeros_like(full, dtype=dtype),
                 info=info,
             )
-        expected = _steps(bias_gradients(problem, pair.hidden, inputs)[:, :, order], dim=-1)
+        expected = _steps(bias_gradients(problem.model, pair.hidden, inputs)[:, :, order], dim=-1)
         expected = expected[torch.arange(len(full)), :, full]  # (n, classes), for a batch of one
         size, labels, misfit = explained(expected, db[full], self.tolerance)
         return Reconstruction(
             inputs=inputs.to(dtype),
-            labels=labels,
+            labels=labels if size is not None else None,
             certified=misfit < self.tolerance,
             residual=misfit.to(dtype),
             batch_size=size,
@@ -114,31 +115,9 @@ def _steps(values: Tensor, dim: int = 0) -> Tensor:
     return (values - ahead).movedim(0, dim)
 
 
-def bias_gradients(problem: Problem, hidden: str, inputs: Tensor) -> Tensor:
-    """The loss's derivative by a layer's bias, for single samples under every label.
-
-    Returns
-    -------
-    Tensor of shape (n, classes, units)
-        In float64.
-    """
-    model = private_copy(problem.model).double()
-    layer = model.get_submodule(hidden)
-    seen: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, __, output: seen.append(output))
-    try:
-        logits = model(inputs.double())
-    finally:
-        handle.remove()
-    losses = -logits.log_softmax(1).sum(0)  # (classes,), samples stay apart in the derivative
-    rows = [
-        torch.autograd.grad(loss, seen[0], retain_graph=True)[0].reshape(len(inputs), -1)
-        for loss in losses
-    ]
-    return torch.stack(rows, 1).detach()
-
-
-def explained(expected: Tensor, observed: Tensor, tolerance: float) -> tuple[int, Tensor, Tensor]:
+def explained(
+    expected: Tensor, observed: Tensor, tolerance: float
+) -> tuple[int | None, Tensor, Tensor]:
     """Choose the batch size that explains most bins, and each bin's label.
 
     Parameters
@@ -152,18 +131,15 @@ def explained(expected: Tensor, observed: Tensor, tolerance: float) -> tuple[int
 
     Returns
     -------
-    size : int
+    size : int, optional
+        None if no batch size explains any bin; then the labels mean nothing.
     labels : Tensor of shape (n,)
     misfit : Tensor of shape (n,)
     """
     ratios = (expected / observed[:, None]).flatten().round()
     sizes = ratios[(ratios >= 1) & (ratios <= LARGEST_BATCH)].unique()
     if not len(sizes):
-        return (
-            len(observed),
-            torch.zeros_like(observed, dtype=torch.int64),
-            torch.ones_like(observed),
-        )
+        return None, torch.zeros_like(observed, dtype=torch.int64), torch.ones_like(observed)
     misfits = (expected[None] / sizes[:, None, None] / observed[None, :, None] - 1).abs()
     best, labels = misfits.min(2)  # (sizes, n)
     chosen = int((best < tolerance).sum(1).argmax())

@@ -91,8 +91,8 @@ def infer_labels(
     size = batch_size if batch_size is not None else estimate
     if size is None:
         raise NotApplicable(
-            "No linear layer's gradient is wide enough to show the batch size; grant it with "
-            "attack.knows=[batch_size]."
+            "The gradient does not show the batch size: its linear layers are too narrow, or noise "
+            "covers their rank. Grant it with attack.knows=[batch_size]."
         )
     if size < 1:
         raise ValueError(f"batch_size={size} is not positive.")

@@ -150,6 +150,40 @@ def random_inputs(model: nn.Module, input_shape: tuple[int, ...], count: int) ->
     return torch.randn(count, *input_shape, generator=generator).to(like)
 
 
+def bias_gradients(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+    """The cross entropy's derivative by a linear layer's bias, for single samples of every class.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    layer : str
+        Name of the layer; it need not have a bias.
+    inputs : Tensor of shape (n, *input_shape)
+        One sample each.
+
+    Returns
+    -------
+    Tensor of shape (n, classes, units)
+        In float64.
+    """
+    private = copy.deepcopy(model).eval().double()
+    seen: list[Tensor] = []
+    handle = private.get_submodule(layer).register_forward_hook(
+        lambda _, __, output: seen.append(output)
+    )
+    try:
+        logits = private(inputs.double())
+    finally:
+        handle.remove()
+    losses = -logits.log_softmax(1).sum(0)  # (classes,), samples stay apart in the derivative
+    rows = [
+        torch.autograd.grad(loss, seen[0], retain_graph=True)[0].reshape(len(inputs), -1)
+        for loss in losses
+    ]
+    return torch.stack(rows, 1).detach()
+
+
 def estimate_batch_size(
     gradient: Mapping[str, Tensor], calls: list[LinearCall], classifier: bool
 ) -> int | None:
@@ -157,7 +191,9 @@ def estimate_batch_size(
 
     dL/dW of a layer that sees one row per sample is a sum of B outer products, so its rank is at
     most B, and generically B unless the layer is narrower than the batch. (At the output of a
-    classifier the rows of softmax errors sum to zero, which takes one off the width.)
+    classifier the rows of softmax errors sum to zero, which takes one off the width.) Rounding
+    counts as the coarser of gradient and weights has it: a gradient from weights that were sent
+    back is a difference of these.
 
     Parameters
     ----------
@@ -184,8 +220,10 @@ def estimate_batch_size(
         if bias is not None:
             matrix = torch.cat([matrix, bias.double()[:, None]], 1)
         limit = min(matrix.shape) - (1 if classifier and call.at_output else 0)
-        singular = singular_values(matrix, observed.dtype)
-        rank = rank_above_rounding(singular, torch.finfo(observed.dtype).eps / 2)
+        weight = call.module.weight.dtype
+        coarser = max(observed.dtype, weight, key=lambda dtype: torch.finfo(dtype).eps)
+        singular = singular_values(matrix, coarser)
+        rank = rank_above_rounding(singular, torch.finfo(coarser).eps / 2)
         if 0 < rank < limit:
             ranks.append(rank)
     return max(ranks, default=None)
@@ -237,8 +275,8 @@ def batch_size_of(problem: Problem, calls: list[LinearCall]) -> tuple[int, int |
     size = granted if granted is not None else estimate
     if size is None:
         raise NotApplicable(
-            "No linear layer's gradient is wide enough to show the batch size; grant it with "
-            "attack.knows=[batch_size]."
+            "The gradient does not show the batch size: its linear layers are too narrow, or noise "
+            "covers their rank. Grant it with attack.knows=[batch_size]."
         )
     return size, estimate
 

@@ -62,13 +62,8 @@ class Gated:
             The samples in the coordinates of the row space; they matter only if n < rank.
         """
         gates = self.pair.activation.slope(points @ (self.layer.weight @ self.space.V).T)[0]
-        delta = torch.stack(
-            [
-                torch.linalg.lstsq(g[:, None] * self.space.U, c[:, None]).solution[:, 0]
-                for g, c in zip(gates, columns, strict=True)
-            ]
-        )
-        found = Found(columns, delta, points)
+        delta = torch.linalg.pinv(gates[:, :, None] * self.space.U) @ columns[:, :, None]
+        found = Found(columns, delta[:, :, 0], points)
         result = assemble(self.problem, self.pair, self.layer, self.space, found, self.info | info)
         return explained(self.problem, self.pair, result)
 

@@ -188,12 +188,12 @@ def _accelerated(past: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 def _solution(D: Tensor, update: Tensor, passes: int) -> Tensor:
     """Solve D X = update for X, distrusting rows that fit badly (Cauchy weights)."""
-    solution = torch.linalg.lstsq(D, update).solution
+    solution = torch.linalg.pinv(D) @ update
     for _ in range(passes):
         error = (D @ solution - update).norm(dim=1, keepdim=True)
         scale = 3 * error.median() + 1e-14 * update.norm()
         weights = 1 / (1 + (error / scale).square()).sqrt()
-        solution = torch.linalg.lstsq(weights * D, weights * update).solution
+        solution = torch.linalg.pinv(weights * D) @ (weights * update)
     return solution
 
 

@@ -68,6 +68,34 @@ def test_quotients_of_a_batch_are_mixtures_and_never_certified():
     assert not found.certified.any()
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
+@pytest.mark.parametrize("activation", [nn.Hardsigmoid, nn.Identity])
+def test_a_gradient_of_rank_one_may_be_the_mean_of_a_batch(activation, loss):
+    """Equal slopes and parallel errors: two classes, or one output under squared loss."""
+    torch.manual_seed(0)
+    outputs = 2 if loss == "cross_entropy" else 1
+    model = nn.Sequential(nn.Linear(60, 200), activation(), nn.Linear(200, outputs))
+    inputs = torch.randn(8, 60)
+    labels = torch.arange(8) % 2 if outputs == 2 else torch.randn(8, 1)
+    found = AnalyticAttack().run(
+        model, gradient_of(model, inputs, labels, loss), loss=loss.removesuffix("_loss")
+    )
+    assert found.batch_size == len(found) == 1
+    assert errors(found, inputs)[0].min() > 0.1
+    assert not found.certified.any()
+
+
+@pytest.mark.parametrize("activation", [nn.Hardsigmoid, nn.ReLU])
+def test_one_sample_of_two_classes_is_certified(activation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(60, 200), activation(), nn.Linear(200, 2))
+    inputs, labels = torch.randn(1, 60), torch.tensor([1])
+    found = AnalyticAttack().run(model, gradient_of(model, inputs, labels))
+    assert errors(found, inputs)[0].max() < 1e-4
+    assert found.certified.all()
+    assert torch.equal(found.labels, labels)
+
+
 def test_isolated_units_come_first():
     """Among few samples and many units some see one sample alone, and agree on it."""
     model, gradient, inputs, _ = instance(3, width=400)

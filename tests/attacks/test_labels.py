@@ -66,6 +66,18 @@ def test_the_set_of_classes_is_right_where_features_differ(batch):
     assert right >= 99
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh])
+def test_weights_that_were_sent_back_show_the_batch_size(activation):
+    """Their difference is a gradient in float64 with the rounding of float32."""
+    model, gradient, labels = instance(0, 4, activation=activation)
+    sent = {name: p.detach() for name, p in model.named_parameters()}
+    returned = {name: sent[name] - 0.1 * gradient[name] for name in sent}
+    update = {name: (sent[name].double() - returned[name].double()) / 0.1 for name in sent}
+    found = infer_labels(model, update)
+    assert found.batch_size == 4
+    assert torch.equal(found.labels, labels)
+
+
 def test_a_granted_batch_size_overrules():
     model, gradient, _ = instance(0, 4)
     found = infer_labels(model, gradient, batch_size=8)

@@ -129,7 +129,7 @@ def _scales(problem: Problem, block: TokenBlock, back: Tensor, around: Tensor) -
     bias = problem.gradient.get(f"{block.project}.bias")
     if bias is not None:
         missing = bias.double() - around.sum(0)
-        scale: Tensor = torch.linalg.lstsq(back.T, missing[:, None]).solution[:, 0]
+        scale: Tensor = torch.linalg.pinv(back.T) @ missing
     else:
         gradient = problem.gradient[f"{block.project}.weight"].double()
         outside = torch.linalg.svd(gradient).U[:, len(back) :]

@@ -54,7 +54,8 @@ def invert_tokens(
     with torch.no_grad():
         positions = front(torch.zeros(1, *shape, dtype=front.dtype, device=like.device)).shape[1]
     reach = reach_of(problem, pair)
-    rank, images = reach.rank, _batch_size(problem, shape, reach.rank, positions)
+    rank, estimate = reach.rank, _estimated_size(problem, shape, reach.rank, positions)
+    images = problem.knows.batch_size or estimate
     info: dict[str, Any] = {
         "layer": pair.hidden,
         "activation": pair.activation.kind,
@@ -68,7 +69,7 @@ def invert_tokens(
 
     def empty(reason: str) -> Reconstruction:
         none = like.new_zeros(0, *shape)
-        return Reconstruction(inputs=none, batch_size=images, info=info | {"reason": reason})
+        return Reconstruction(inputs=none, batch_size=estimate, info=info | {"reason": reason})
 
     if reach.hopeless(positions, images):
         return empty(reach.reason(positions, images, None))
@@ -117,7 +118,7 @@ def invert_tokens(
         labels=labels,
         certified=certified,
         residual=residual.to(like.dtype),
-        batch_size=images,
+        batch_size=estimate,
         info=info | ({"reason": reason} if reason else {}),
         features=features.to(like.dtype),
     )
@@ -187,10 +188,8 @@ def _invert(
         made.x[i] = end.x
 
 
-def _batch_size(problem: Problem, shape: tuple[int, ...], rank: int, positions: int) -> int:
-    """Number of images: granted, or from layers that see one row of each, or from the tokens."""
-    if problem.knows.batch_size is not None:
-        return problem.knows.batch_size
+def _estimated_size(problem: Problem, shape: tuple[int, ...], rank: int, positions: int) -> int:
+    """Number of images, from layers that see one row of each, or from the tokens."""
     calls = linear_calls(problem.model, shape)
     seen = estimate_batch_size(problem.gradient, calls, problem.loss == "cross_entropy")
     return max(seen or 0, -(-rank // positions))
