@@ -88,6 +88,11 @@ def assemble(
         At least one column.
     info : dict
         What is known already; goes into the reconstruction's.
+
+    Returns
+    -------
+    Reconstruction
+        Of as many inputs as columns were found.
     """
     points, scale, spread = solve_inputs(space, found)
     evidence = Evidence(problem, pair, layer, space, found, scale, spread)
@@ -106,7 +111,24 @@ def assemble(
 def report(
     evidence: Evidence, sharp: Sharpened, errors: Tensor, info: dict[str, Any]
 ) -> Reconstruction:
-    """The reconstruction at given points (n, B), with error vectors (n, K) in absolute scale."""
+    """The reconstruction at given points, with their error vectors in absolute scale.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the points come from.
+    sharp : Sharpened
+        The points, shape (n, B + open), the sample equation's state there, and standard errors.
+    errors : Tensor of shape (n, K)
+        Error vectors of the points, in absolute scale.
+    info : dict
+        What is known already; goes into the reconstruction's.
+
+    Returns
+    -------
+    Reconstruction
+        Of all n points; the inputs in the dtype of the observed gradient.
+    """
     problem, pair, layer, space = evidence.problem, evidence.pair, evidence.layer, evidence.space
     equation, points, state = evidence.equation, sharp.points, sharp.state
     exact = clean(space, layer.precision)
@@ -188,9 +210,16 @@ def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Te
     If samples are missing, D^+ G~ is right only off the missing samples' span; inside it the
     search's own point is kept.
 
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the gradient.
+    found : Found
+        At least one column; its points say what the columns cannot.
+
     Returns
     -------
-    points : Tensor of shape (n, B)
+    points : Tensor of shape (n, B + open)
         In the coordinates of the row space.
     scale : Tensor of shape (n,)
         Factor that turns the found columns into the gradient's own D_i.
@@ -213,7 +242,21 @@ def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Te
 
 
 def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
-    """Samples to their last digit, if they are of an exact gradient and move their equation."""
+    """Samples to their last digit, if they are of an exact gradient and move their equation.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the points come from.
+    points : Tensor of shape (n, B + open)
+        In the coordinates of the row space.
+
+    Returns
+    -------
+    Sharpened
+        At the same points if the gradient is not `clean`; for a piecewise linear activation too,
+        and then with infinite standard errors.
+    """
     layer, space, activation = evidence.layer, evidence.space, evidence.pair.activation
     equation = evidence.equation
 
@@ -239,6 +282,22 @@ def rescaled(evidence: Evidence, points: Tensor, errors: Tensor, state: State) -
     """Error vectors of a state, in the scale of those that were found at other points.
 
     As they were where the state says nothing: behind gates that are all the same, or all closed.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the points come from.
+    points : Tensor of shape (n, B + open)
+        Where the state is.
+    errors : Tensor of shape (n, K)
+        Error vectors found at the other points, in absolute scale.
+    state : State
+        At the points.
+
+    Returns
+    -------
+    Tensor of shape (n, K)
+        `errors` themselves for a piecewise linear activation.
     """
     if evidence.pair.activation.kind == "piecewise linear":
         return errors
@@ -253,6 +312,19 @@ def error_bound(evidence: Evidence, points: Tensor, phi: Tensor) -> Tensor:
 
     X~ = D^+ G~ hands on the noise of G~ and, by the residuals phi, what is wrong with any column.
     Infinite if samples are missing: their part of G~ is spread over the others then.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the points come from.
+    points : Tensor of shape (n, B + open)
+        The samples, in the coordinates of the row space.
+    phi : Tensor of shape (n,)
+        Residuals of the sample equation there.
+
+    Returns
+    -------
+    Tensor of shape (n,)
     """
     sizes = evidence.scale.abs() * points.norm(dim=1)
     wrong = (phi * sizes).norm()

@@ -108,7 +108,24 @@ class TensorAttack(Attack):
 
 
 def readable_pair(problem: Problem) -> LinearPair:
-    """The pair of linear layers at the model's input, or a reason why there is none."""
+    """The pair of linear layers at the model's input, or a reason why there is none.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its model is left as it was found.
+
+    Returns
+    -------
+    LinearPair
+        With the gradients of both layers' weights at hand.
+
+    Raises
+    ------
+    NotApplicable
+        If the model does not begin with Linear - elementwise activation - Linear, if that
+        activation is linear or quadratic, or if the gradient of one of the weights is not there.
+    """
     pair = input_pair(problem.model, problem.input_shape)
     if pair.activation.kind in ("linear", "quadratic"):
         raise NotApplicable(
@@ -122,7 +139,20 @@ def readable_pair(problem: Problem) -> LinearPair:
 
 
 def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
-    """Weights and gradients of a pair of layers in float64, biases as a last column."""
+    """Weights and gradients of a pair of layers in float64, biases as a last column.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the model and the gradient.
+    pair : LinearPair
+        Of the model; the gradient has both layers' weights.
+
+    Returns
+    -------
+    LayerGradient
+        With biases if the gradient has the first layer's.
+    """
     hidden = problem.model.get_submodule(pair.hidden)
     outgoing = problem.model.get_submodule(pair.outgoing)
     assert isinstance(hidden, nn.Linear)
@@ -150,7 +180,18 @@ def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
 
 
 def hopeless(space: GradientSpace, layer: LayerGradient) -> str | None:
-    """Why a batch cannot be read by counting alone, or None."""
+    """Why a batch cannot be read by counting alone, or None.
+
+    Parameters
+    ----------
+    space, layer : GradientSpace, LayerGradient
+        Of the gradient.
+
+    Returns
+    -------
+    str or None
+        The reason in words.
+    """
     m, width = layer.weight.shape
     if space.rank == 0:
         return "the gradient vanishes"
@@ -164,7 +205,20 @@ def hopeless(space: GradientSpace, layer: LayerGradient) -> str | None:
 
 
 def nothing(problem: Problem, pair: LinearPair, info: dict[str, Any]) -> Reconstruction:
-    """An honest empty result."""
+    """An honest empty result.
+
+    Parameters
+    ----------
+    problem, pair : Problem, LinearPair
+        Say shape and dtype of an input.
+    info : dict
+        The reconstruction's; its "rank" is the batch size unless it is zero.
+
+    Returns
+    -------
+    Reconstruction
+        Without inputs and labels.
+    """
     shape = problem.input_shape or (pair.in_features,)
     return Reconstruction(
         inputs=problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape),
@@ -174,7 +228,21 @@ def nothing(problem: Problem, pair: LinearPair, info: dict[str, Any]) -> Reconst
 
 
 def explained(problem: Problem, pair: LinearPair, result: Reconstruction) -> Reconstruction:
-    """The reconstruction, or none if it has nothing to do with a noisy gradient."""
+    """The reconstruction, or none if it has nothing to do with a noisy gradient.
+
+    Parameters
+    ----------
+    problem, pair : Problem, LinearPair
+        As for `nothing`.
+    result : Reconstruction
+        If it has inputs its info holds "clean" and "gradient_residual", and "misfit" if it was
+        fitted.
+
+    Returns
+    -------
+    Reconstruction
+        `result` itself, or `nothing` with a reason.
+    """
     limit = UNLIKE if result.info.get("misfit", 0.0) <= STUCK else UNLIKE / 2
     if not len(result) or result.info["clean"] or result.info["gradient_residual"] <= limit:
         return result

@@ -31,7 +31,17 @@ SAME = 1e-4
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:
-    """Largest phi a certificate forgives as noise: 3 `expected_phi`, within [1e-5, 1e-2]."""
+    """Largest phi a certificate forgives as noise: 3 `expected_phi`, within [1e-5, 1e-2].
+
+    Parameters
+    ----------
+    space, columns
+        As for `expected_phi`.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+    """
     return (3 * expected_phi(space, columns)).clamp(STRICTEST, LOOSEST)
 
 
@@ -49,6 +59,10 @@ def acceptance(space: GradientSpace, columns: Tensor, idle: int = 0) -> Tensor:
         As for `expected_phi`.
     idle : int, default 0
         Rounds in which the search has found nothing.
+
+    Returns
+    -------
+    Tensor of shape (n,)
     """
     expected = expected_phi(space, columns)
     if not space.noisy:
@@ -79,7 +93,17 @@ def expected_phi(space: GradientSpace, columns: Tensor) -> Tensor:
 
 
 def typical_phi(space: GradientSpace, columns: Tensor) -> Tensor:
-    """What `expected_phi`, which holds for the worst direction, is for white noise."""
+    """What `expected_phi`, which holds for the worst direction, is for white noise.
+
+    Parameters
+    ----------
+    space, columns
+        As for `expected_phi`.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+    """
     return expected_phi(space, columns) * _share(space)
 
 
@@ -157,6 +181,11 @@ def judge(
     parallel : bool
         Whether the loss' derivatives by the model's output all point the same way: with one output,
         or two and cross entropy.
+
+    Returns
+    -------
+    Verdict
+        Of all n inputs.
     """
     state, size = sharp.state, sharp.points.norm(dim=1)
     threshold = column_threshold(space, state.column)
@@ -185,6 +214,20 @@ def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharp
     Units count whose slope changes visibly, ten times above the noise in one row, if x moves by
     `WORST_ERROR` in a random direction. All others, where the activation is straight around x, say
     no more than how the error vector is mixed from the samples' own.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the gradient.
+    equation : SampleEquation
+        Over the gradient's whole row space.
+    sharp : Sharpened
+        The inputs and the equation's state there.
+
+    Returns
+    -------
+    int Tensor of shape (n,)
+        Negative where there are fewer equations than unknowns.
     """
     state, (B, k, K) = sharp.state, (space.rank, equation.Wn.shape[1], space.U.shape[1])
     move = WORST_ERROR * sharp.points.norm(dim=1, keepdim=True) / max(k, 1) ** 0.5
@@ -196,7 +239,22 @@ def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharp
 
 
 def gate_flips(equation: SampleEquation, activation: Activation, points: Tensor) -> Tensor:
-    """Expected number of gates that differ between x and a random input `WORST_ERROR` away."""
+    """Expected number of gates that differ between x and a random input `WORST_ERROR` away.
+
+    Parameters
+    ----------
+    equation : SampleEquation
+        Holds the first layer's weights (m, k).
+    activation : Activation
+        With at least one kink.
+    points : Tensor of shape (n, k)
+        The inputs, in the equation's search space.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        At most m / 2.
+    """
     z = points @ equation.W.T
     distance = (z[..., None] - activation.kinks.to(z)).abs().amin(-1)
     reach = WORST_ERROR * z.square().mean(1, keepdim=True).sqrt()
@@ -208,12 +266,36 @@ def clean(space: GradientSpace, precision: float) -> bool:
 
     Otherwise it may be noise, or samples: near-copies of the ones found, or more samples than the
     layer can tell apart.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the gradient.
+    precision : float
+        Unit roundoff of the client's dtype; `LayerGradient.precision`.
+
+    Returns
+    -------
+    bool
+        True for a vanishing gradient.
     """
     return space.rank == 0 or space.noise <= ROUNDING * precision * float(space.S[0])
 
 
 def explained(space: GradientSpace, gradient_residual: float) -> bool:
-    """Whether a reconstructed batch has the observed gradient, to within its noise."""
+    """Whether a reconstructed batch has the observed gradient, to within its noise.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the gradient.
+    gradient_residual : float
+        Relative Euclidean norm of the difference, from `labels.replay_residual`.
+
+    Returns
+    -------
+    bool
+    """
     return gradient_residual <= space.noise * len(space.Q) ** 0.5 / float(space.S.norm())
 
 

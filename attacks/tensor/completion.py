@@ -134,7 +134,21 @@ def complete(
 
 
 def core(known: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Largest set of rows and columns with at least ``1.5 rank + 2`` known entries in each."""
+    """Largest set of rows and columns with at least ``1.5 rank + 2`` known entries in each.
+
+    Parameters
+    ----------
+    known : bool Tensor of shape (m, k)
+        Which entries are known.
+    rank : int
+        Of the fit they are to determine.
+
+    Returns
+    -------
+    rows : bool Tensor of shape (m,)
+    columns : bool Tensor of shape (k,)
+        Both all False if there is no such set.
+    """
     need = 1.5 * rank + 2
     rows, columns = known.any(1), known.any(0)
     while True:
@@ -149,6 +163,22 @@ def choose_rank(matrix: Tensor, known: Tensor, held: Tensor, most: int = 800) ->
     """Rank that predicts the held-out entries best, tried on the `most` best known rows.
 
     First on the grid `RANKS`, until the prediction has become worse twice, then in between.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (m, k)
+        Values where known or held out.
+    known : bool Tensor of shape (m, k)
+        Entries to fit.
+    held : bool Tensor of shape (m, k)
+        Entries held out of the fit, to be predicted.
+    most : int, default 800
+        Most rows looked at.
+
+    Returns
+    -------
+    int or None
+        None if it predicts them worse than `BELIEVED`.
     """
     chosen = known.sum(1).argsort(descending=True)[:most]
     matrix, known, held = matrix[chosen].float(), known[chosen], held[chosen]
@@ -241,6 +271,28 @@ def spread(
     """Factors of the whole matrix and which of its rows and columns are well determined.
 
     None if fewer rows than the rank are.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (m, k)
+        Values where known.
+    known : bool Tensor of shape (m, k)
+        Which entries are.
+    rows, columns : bool Tensor of shape (m,) and (k,)
+        The `core` the fit comes from, with c columns.
+    V : Tensor of shape (c, rank)
+        Orthonormal basis of the row space there.
+
+    Returns
+    -------
+    U : Tensor of shape (m, rank)
+        Zero in rows that are not well determined.
+    W : Tensor of shape (k, rank)
+        The fit is ``U @ W.T``.
+    rows : bool Tensor of shape (m,)
+        Well-determined rows, all of the core.
+    columns : bool Tensor of shape (k,)
+        Well-determined columns.
     """
     mask = known[:, columns]
     strength = torch.linalg.eigvalsh(_grams(mask.to(V.dtype), V))[:, 0].clamp_min(0)

@@ -83,6 +83,11 @@ def symmetric_cp(
         Unit columns, by decreasing absolute weight; the signs are arbitrary.
     weights : Tensor of shape (rank,)
         By linear least squares.
+
+    Raises
+    ------
+    ValueError
+        If the rank is not between 1 and n, or T is not finite.
     """
     n = T.shape[0]
     if not 1 <= rank <= n:
@@ -114,12 +119,38 @@ def _columns(U: Tensor) -> Tensor:
 
 
 def cubic_weights(T: Tensor, vectors: Tensor) -> Tensor:
-    """Weights of given factors: (V'V)^3 weights = T(v_i, v_i, v_i), cubed entrywise."""
+    """Weights of given factors: (V'V)^3 weights = T(v_i, v_i, v_i), cubed entrywise.
+
+    Parameters
+    ----------
+    T : Tensor of shape (n, n, n)
+        Symmetric.
+    vectors : Tensor of shape (n, r)
+        One factor per column.
+
+    Returns
+    -------
+    Tensor of shape (r,)
+        By linear least squares.
+    """
     gram = (vectors.T @ vectors) ** 3
     values = torch.einsum("abc,ai,bi,ci->i", T, vectors, vectors, vectors)
     return torch.linalg.pinv(gram, hermitian=True) @ values
 
 
 def rebuild(vectors: Tensor, weights: Tensor) -> Tensor:
-    """sum_i weights_i v_i (x) v_i (x) v_i, of shape (n, n, n)."""
+    """sum_i weights_i v_i (x) v_i (x) v_i, of shape (n, n, n).
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (n, r)
+        One factor v_i per column.
+    weights : Tensor of shape (r,)
+        Of the factors.
+
+    Returns
+    -------
+    Tensor of shape (n, n, n)
+        Symmetric.
+    """
     return torch.einsum("i,ai,bi,ci->abc", weights, vectors, vectors, vectors)

@@ -104,7 +104,20 @@ class State:
         return State(**whole)
 
     def replaced(self, other: State, where: Tensor) -> State:
-        """Copy with the candidates marked in a (N,) mask taken from another (same trust)."""
+        """Copy with the candidates marked in a (N,) mask taken from another (same trust).
+
+        Parameters
+        ----------
+        other : State
+            Of as many candidates.
+        where : bool Tensor of shape (N,)
+            Candidates to take from it.
+
+        Returns
+        -------
+        State
+            With the trust of this one.
+        """
 
         def merge(old: Tensor, new: Tensor) -> Tensor:
             return torch.where(where.view(-1, *[1] * (old.dim() - 1)), new, old)
@@ -119,7 +132,21 @@ _TENSORS = [f.name for f in fields(State) if f.name != "trust"]
 
 
 def coordinates(Q: Tensor, T: Tensor, trust: Trust | None) -> Tensor:
-    """Coefficients (N, ..., B) that bring Q closest to T (N, ..., m) in the trusted rows."""
+    """Coefficients (N, ..., B) that bring Q closest to T (N, ..., m) in the trusted rows.
+
+    Parameters
+    ----------
+    Q : Tensor of shape (m, B)
+        Orthonormal columns.
+    T : Tensor of shape (N, ..., m)
+        What to come close to, per candidate.
+    trust : Trust, optional
+        The rows that count; None for all.
+
+    Returns
+    -------
+    Tensor of shape (N, ..., B)
+    """
     if trust is None:
         return T @ Q
     weighted = trust.rows.view(len(T), *[1] * (T.dim() - 2), -1) * T
@@ -177,6 +204,11 @@ class SampleEquation:
         ----------
         rows : bool Tensor of shape (N, m)
             Rows that count.
+
+        Returns
+        -------
+        Trust
+            For `evaluate` and `fit`.
         """
         B = self.Q.shape[1]
         metric = torch.eye(B, dtype=self.dtype, device=self.Q.device).repeat(len(rows), 1, 1)
@@ -188,12 +220,40 @@ class SampleEquation:
         return Trust(rows.to(self.dtype), factor)
 
     def evaluate(self, X: Tensor, slope: Slope, trust: Trust | None = None) -> State:
-        """Eliminate delta at candidates X of shape (N, k)."""
+        """Eliminate delta at candidates X of shape (N, k).
+
+        Parameters
+        ----------
+        X : Tensor of shape (N, k)
+            Candidates, in the search space.
+        slope : callable
+            The activation's derivatives, possibly smoothed.
+        trust : Trust, optional
+            Rows the equation is restricted to; by default all.
+
+        Returns
+        -------
+        State
+            Of the N candidates.
+        """
         first, second = slope(X.to(self.dtype) @ self.W.T)
         return self.fit(first, second, trust)
 
     def fit(self, first: Tensor, second: Tensor, trust: Trust | None = None) -> State:
-        """Eliminate delta for given slopes s' and s'' of shape (N, m)."""
+        """Eliminate delta for given slopes s' and s'' of shape (N, m).
+
+        Parameters
+        ----------
+        first, second : Tensor of shape (N, m)
+            s' and s'' at the pre-activations of N candidates.
+        trust : Trust, optional
+            Rows the equation is restricted to; by default all.
+
+        Returns
+        -------
+        State
+            Of the N candidates.
+        """
         if trust is not None:
             first, second = first * trust.rows, second * trust.rows
         features = first[:, None, :] * self.Ut  # (N, K, m)

@@ -19,7 +19,18 @@ from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 
 def noise_of(layer: LayerGradient, space: GradientSpace) -> Noise:
-    """Read the noise off what the rank leaves over."""
+    """Read the noise off what the rank leaves over.
+
+    Parameters
+    ----------
+    layer, space : LayerGradient, GradientSpace
+        Of the gradient.
+
+    Returns
+    -------
+    Noise
+        Per entry, as if it were white.
+    """
     m, k = layer.gradient.shape
     left = layer.gradient.square().sum() - space.S.square().sum()
     first = float(left.clamp_min(0) / max((m - space.rank) * (k - space.rank), 1)) ** 0.5
@@ -80,7 +91,21 @@ class Refinement:
         self.scale = 1.0
 
     def likelihood(self, labels: Tensor, reduced: bool) -> Likelihood:
-        """Of inputs with these labels, in the row space's coordinates or in full ones."""
+        """Of inputs with these labels, in the row space's coordinates or in full ones.
+
+        Parameters
+        ----------
+        labels : int Tensor of shape (n,)
+            Classes.
+        reduced : bool
+            Whether the inputs come in the coordinates of the row space.
+
+        Returns
+        -------
+        Likelihood
+            Of n inputs, which share `scale` equally. Of a pruned first layer it sees
+            the completion's well-determined rows if reduced, the known entries otherwise.
+        """
         n, V = len(labels), self.space.V
         whole = self.gaps.whole if self.gaps else self.layer
         origin = whole.weight.new_zeros(1, len(whole.weight))
@@ -109,7 +134,20 @@ class Refinement:
         )
 
     def fit(self, inputs: Tensor, labels: Tensor) -> Batch:
-        """Fit in the row space."""
+        """Fit in the row space.
+
+        Parameters
+        ----------
+        inputs : Tensor of shape (n, d + 1) or (n, d)
+            Where to begin, with the bias' one if there is one; projected to the row space.
+        labels : int Tensor of shape (n,)
+            Their classes.
+
+        Returns
+        -------
+        Batch
+            Its inputs lie in the row space.
+        """
         likelihood = self.likelihood(labels, reduced=True)
         V = self.space.V
         entries = likelihood.first.numel()

@@ -44,7 +44,21 @@ class GateFit:
 
 
 def away_from_kinks(z: Tensor, kinks: Tensor, width: float) -> Tensor:
-    """Mask of pre-activations further than `width` standard deviations from every kink."""
+    """Mask of pre-activations further than `width` standard deviations from every kink.
+
+    Parameters
+    ----------
+    z : Tensor of shape (..., m)
+        Pre-activations; their standard deviation is that of the m units.
+    kinks : Tensor of shape (k,)
+        Where the activation's slope jumps; at least one place.
+    width : float
+        In standard deviations.
+
+    Returns
+    -------
+    bool Tensor of shape (..., m)
+    """
     near = (z[..., None] - kinks.to(z)).abs().amin(-1)
     return near > width * z.std(dim=-1, keepdim=True)
 

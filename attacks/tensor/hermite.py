@@ -49,6 +49,11 @@ def gaussian_moments(
     -------
     list of float
         Its entry k - 1 is the moment of order k.
+
+    Raises
+    ------
+    ValueError
+        If the standard deviation is not positive.
     """
     if not std > 0:
         raise ValueError(f"The standard deviation is {std}; it must be positive.")
@@ -95,6 +100,11 @@ def hermite_sum(points: Tensor, weights: Tensor, order: int) -> Tensor:
     Returns
     -------
     Tensor of shape (c, n, ..., n) with k axes of length n
+
+    Raises
+    ------
+    ValueError
+        If the order is not 0 to 3.
     """
     if not 0 <= order <= 3:
         raise ValueError(f"Hermite sums are available for orders 0 to 3, not {order}.")
@@ -147,6 +157,11 @@ def stein_moment(points: Tensor, field: Tensor, order: int) -> Tensor:
     Returns
     -------
     Tensor with k axes of length n
+
+    Raises
+    ------
+    ValueError
+        If the order is higher than that.
     """
     if field.dim() == 1:
         return hermite_sum(points, field[:, None], order)[0] / len(points)
@@ -170,6 +185,11 @@ def contracted_moment(points: Tensor, field: Tensor, order: int, direction: Tens
     Returns
     -------
     Tensor with k - 1 axes of length n
+
+    Raises
+    ------
+    ValueError
+        If the order is above 4.
     """
     m = len(points)
     if field.dim() == 1:

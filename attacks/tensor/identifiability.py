@@ -159,7 +159,22 @@ def identifiability(
 
 
 def largest_batch(m: int, d: int, errors: int) -> int:
-    """Largest B with B <= min(m, d) and B + min(B, K) < m; 0 if there is none."""
+    """Largest B with B <= min(m, d) and B + min(B, K) < m; 0 if there is none.
+
+    Parameters
+    ----------
+    m : int
+        Hidden units.
+    d : int
+        Inputs.
+    errors : int
+        K, dimension of the back-propagated errors.
+
+    Returns
+    -------
+    int
+        Between 0 and min(m, d).
+    """
     few = max(0, m - 1 - errors)  # where B >= K
     return max(0, min(m, d, max(few, min(errors, (m - 1) // 2)))) if errors > 0 else 0
 

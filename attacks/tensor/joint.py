@@ -74,7 +74,20 @@ class Observation:
     activation: Activation
 
     def misfit(self, points: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Observed minus predicted gradients."""
+        """Observed minus predicted gradients.
+
+        Parameters
+        ----------
+        points : Tensor of shape (n, B)
+            The samples.
+        delta : Tensor of shape (n, K)
+            Their error vectors, in absolute scale.
+
+        Returns
+        -------
+        Tensor of shape (m, B), Tensor of shape (C, m)
+            Of the first layer and of the second, the latter weighted.
+        """
         z = points @ self.W.T
         D = self.activation.slope(z)[0] * (delta @ self.U.T)
         h = self.activation.function(z).detach()
@@ -83,7 +96,19 @@ class Observation:
 
 
 def observe(layer: LayerGradient, space: GradientSpace, activation: Activation) -> Observation:
-    """Collect both gradients, the second weighted so that its rounding noise equals the first's."""
+    """Collect both gradients, the second weighted so that its rounding noise equals the first's.
+
+    Parameters
+    ----------
+    layer, space : LayerGradient, GradientSpace
+        Of the gradient, with `GradientSpace.open` zero.
+    activation : Activation
+        Between the layers.
+
+    Returns
+    -------
+    Observation
+    """
     weight = float(layer.gradient.square().mean() / layer.outgoing_gradient.square().mean()) ** 0.5
     return Observation(
         gradient=space.Q * space.S,

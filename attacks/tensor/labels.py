@@ -59,6 +59,11 @@ def read_labels(
         The clients' loss.
     rank : int
         Number of distinct samples, taken as batch size where squared loss cannot tell.
+
+    Returns
+    -------
+    Labels
+        Of all n inputs.
     """
     output, jacobian = output_jacobian(model, outgoing, inputs)
     if loss == "cross_entropy":
@@ -72,7 +77,24 @@ def read_labels(
 
 
 def output_jacobian(model: nn.Module, outgoing: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Model output (n, C) and its derivative (n, C, C2) by the output of an inner layer."""
+    """Model output (n, C) and its derivative (n, C, C2) by the output of an inner layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A private float64 copy in evaluation mode.
+    outgoing : str
+        Name of the inner layer.
+    inputs : Tensor of shape (n, *input_shape)
+        In float64.
+
+    Returns
+    -------
+    output : Tensor of shape (n, C)
+        Detached.
+    jacobian : Tensor of shape (n, C, C2)
+        C2 is the number of the inner layer's outputs per input.
+    """
     caught: list[Tensor] = []
 
     def catch(module: nn.Module, args: object, output: Tensor) -> Tensor:

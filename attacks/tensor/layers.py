@@ -81,6 +81,11 @@ def input_pair(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
     model, input_shape
         As for `find_linear_pairs`.
 
+    Returns
+    -------
+    LinearPair
+        The first one at the input.
+
     Raises
     ------
     NotApplicable

@@ -67,7 +67,20 @@ class Tail:
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def output(self, z: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Model output (n, C) for the first layer's output (n, m)."""
+        """Model output (n, C) for the first layer's output (n, m).
+
+        Parameters
+        ----------
+        z : Tensor of shape (n, m)
+            The first layer's output.
+        parameters : mapping from name to Tensor
+            Those of the rest of the model, as `parameters` has them.
+
+        Returns
+        -------
+        Tensor of shape (n, C)
+            Differentiable by both.
+        """
         unused = z.new_zeros(len(z), *self.shape)
         state = {**parameters, f"{self.hidden}.value": z}
         return functional_call(self.model, state, (unused,)).reshape(len(z), -1)
@@ -78,6 +91,19 @@ def tail_of(model: nn.Module, pair: LinearPair, shape: tuple[int, ...]) -> Tail 
 
     None if the input reaches the output another way too, or if the model cannot be differentiated
     twice.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it was found.
+    pair : LinearPair
+        Its first layer is the one to cut behind.
+    shape : tuple of int
+        Of one model input.
+
+    Returns
+    -------
+    Tail or None
     """
     whole = private_copy(model).double()
     tail = Tail(private_copy(whole), pair.hidden, shape)
@@ -206,6 +232,11 @@ def ascend(
         Relative decrease of the misfit that is not worth another step.
     goal : float, default 0
         Misfit (sum of squares) to stop at.
+
+    Returns
+    -------
+    Fit
+        With inputs of shape (n, k).
     """
     error, pull = _linearised(likelihood, X)
     best, taken, damping, failures = _square(error), 0, 1e-3, 0

@@ -81,6 +81,20 @@ def generalised_eigh(M: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
 
     C is regularised relative to its trace; stacks that cannot be factorised (candidates whose
     columns vanish or overflow) come back with value one.
+
+    Parameters
+    ----------
+    M : Tensor of shape (N, K, K)
+        Symmetric and positive semidefinite.
+    C : Tensor of shape (N, K, K)
+        Symmetric and positive semidefinite.
+
+    Returns
+    -------
+    values : Tensor of shape (N, K)
+        Not negative.
+    vectors : Tensor of shape (N, K, K)
+        In columns.
     """
     K = C.shape[-1]
     eye = torch.eye(K, dtype=C.dtype, device=C.device)

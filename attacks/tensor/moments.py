@@ -77,6 +77,19 @@ def _ridge(A: Tensor, Y: Tensor, strength: float = 0.3) -> Tensor:
 
 
 def second_order_vanishes(slope: Slope, z: Tensor) -> bool:
-    """Whether E[s''] is negligible beside E[|s''|] at the given pre-activations."""
+    """Whether E[s''] is negligible beside E[|s''|] at the given pre-activations.
+
+    Parameters
+    ----------
+    slope : callable
+        The activation's derivatives, possibly smoothed.
+    z : Tensor
+        Pre-activations, in any shape.
+
+    Returns
+    -------
+    bool
+        Whether the mean of s'' is below a tenth of the mean of its absolute value.
+    """
     curvature = slope(z)[1]
     return float(curvature.mean().abs()) < 0.1 * float(curvature.abs().mean())

@@ -36,7 +36,7 @@ class Found:
         D_i up to scale, of norm one.
     delta : Tensor of shape (n, K)
         Error vectors of those columns.
-    points : Tensor of shape (n, B)
+    points : Tensor of shape (n, B + open)
         The samples as the search saw them, in the coordinates of the row space.
     rounds : list of dict
         What each round did.
@@ -71,7 +71,7 @@ def peel(
     ----------
     space : GradientSpace
         Of the gradient.
-    weight : Tensor of shape (m, B)
+    weight : Tensor of shape (m, B + open)
         First layer's weights in the coordinates of the row space.
     activation : Activation
         Between the layers.
@@ -113,7 +113,20 @@ def peel(
 
 
 def remainder(space: GradientSpace, columns: Tensor) -> Remainder:
-    """Row space of the gradient once the given columns are projected out, and open inputs."""
+    """Row space of the gradient once the given columns are projected out, and open inputs.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the gradient, of rank B.
+    columns : Tensor of shape (n, m)
+        Columns of the n <= B samples found, of any scale.
+
+    Returns
+    -------
+    Remainder
+        Of dimension k = B - n + open.
+    """
     B, n = space.rank, len(columns)
     rest = torch.diag(space.S)
     if n:

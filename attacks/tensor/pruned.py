@@ -119,6 +119,10 @@ class Gaps:
             The inputs, with the bias' one.
         residual : float
             Relative misfit of the known entries.
+
+        Returns
+        -------
+        bool Tensor of shape (n,)
         """
         enough = int(self.known.sum()) >= 2 * X.numel() and residual <= REPLAYED
         if not enough:
@@ -134,7 +138,18 @@ class Gaps:
 
 
 def lost(layer: LayerGradient, space: GradientSpace) -> bool:
-    """Whether so much of a gradient was left out that nothing else can be read from it."""
+    """Whether so much of a gradient was left out that nothing else can be read from it.
+
+    Parameters
+    ----------
+    layer, space : LayerGradient, GradientSpace
+        Of the gradient as observed.
+
+    Returns
+    -------
+    bool
+        False if the gradient is `clean`, whatever its zeros.
+    """
     known = known_entries(layer.gradient)
     if known is None or clean(space, layer.precision):
         return False
@@ -156,6 +171,10 @@ def fill(layer: LayerGradient, generator: torch.Generator, size: int | None = No
         Chooses the entries that test the completion.
     size : int, optional
         Number of samples, if it is known.
+
+    Returns
+    -------
+    Gaps or None
     """
     known = known_entries(layer.gradient)
     if known is None:

@@ -55,6 +55,11 @@ class PublishedTensorAttack(Attack):
     centre : bool, default False
         Subtract the average gradient first. H_k has mean zero, so this changes the estimate's
         variance, not its mean.
+
+    Raises
+    ------
+    ValueError
+        If one of the choices is unknown, or `projections` or `components` below 1.
     """
 
     def __init__(
@@ -84,7 +89,14 @@ class PublishedTensorAttack(Attack):
         self.centre = centre
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
-        """Estimate the batch; see `Attack.run`."""
+        """Estimate the batch; see `Attack.run`.
+
+        Raises
+        ------
+        NotApplicable
+            If `readable_pair` or `scalar_model` finds nothing to read, if the moments that are
+            needed vanish, or if the batch exceeds the hidden units or their weights' dimensions.
+        """
         pair = readable_pair(problem)
         view = scalar_model(layer_gradient(problem, pair))
         moments = gaussian_moments(pair.activation.function, pair.activation.kinks, std=view.std)
@@ -131,7 +143,22 @@ class PublishedTensorAttack(Attack):
 
 
 def batch_size(observed: Tensor, P: Tensor, precision: float) -> int:
-    """Rank of dL/dW; from dL/da, or if noise fills every rank, the largest gap in P's spectrum."""
+    """Rank of dL/dW; from dL/da, or if noise fills every rank, the largest gap in P's spectrum.
+
+    Parameters
+    ----------
+    observed : Tensor of shape (m, n) or (m,)
+        dL/dW or dL/da.
+    P : Tensor of shape (n, n)
+        Symmetric; from `span_matrix`.
+    precision : float
+        Unit roundoff of the observed gradient.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
     if observed.dim() == 2:
         rank = numerical_rank(torch.linalg.svdvals(observed), precision)
         if 0 < rank < min(observed.shape):
@@ -154,6 +181,11 @@ def choose_orders(moments: list[float], subspace: Second = "auto") -> tuple[int,
     subspace : "auto", "second" or "third"
         "second" and "third" force the first of the two.
 
+    Returns
+    -------
+    tuple of two ints
+        For the span, and for the inputs.
+
     Raises
     ------
     NotApplicable
@@ -175,13 +207,43 @@ def choose_orders(moments: list[float], subspace: Second = "auto") -> tuple[int,
 
 
 def leading_eigenvectors(P: Tensor, count: int) -> Tensor:
-    """Eigenvectors of a symmetric matrix with the largest absolute eigenvalues, (n, count)."""
+    """Eigenvectors of a symmetric matrix with the largest absolute eigenvalues, (n, count).
+
+    Parameters
+    ----------
+    P : Tensor of shape (n, n)
+        Symmetric.
+    count : int
+        How many, at most n.
+
+    Returns
+    -------
+    Tensor of shape (n, count)
+        Orthonormal columns, by decreasing absolute eigenvalue.
+    """
     values, vectors = torch.linalg.eigh(P)
     return vectors[:, values.abs().argsort(descending=True)[:count]]
 
 
 def span_matrix(points: Tensor, field: Tensor, order: int, a: Tensor) -> Tensor:
-    """P, whose leading eigenvectors span the inputs: T_2 or T_3(I, I, a), of shape (n, n)."""
+    """P, whose leading eigenvectors span the inputs: T_2 or T_3(I, I, a), of shape (n, n).
+
+    Parameters
+    ----------
+    points : Tensor of shape (m, n)
+        Weights.
+    field : Tensor of shape (m,) or (m, n)
+        Gradient.
+    order : int
+        2 or 3.
+    a : Tensor of shape (n,)
+        Unit vector; used for order 3 only.
+
+    Returns
+    -------
+    Tensor of shape (n, n)
+        Symmetric.
+    """
     if order == 2:
         return stein_moment(points, field, 2)
     return contracted_moment(points, field, 3, a)

@@ -28,7 +28,7 @@ def evaluate_as_client(
         Over the gradient's whole row space.
     activation : Activation
         Between the layers.
-    points : Tensor of shape (n, B)
+    points : Tensor of shape (n, B + open)
         Inputs in the coordinates of the row space.
     rounding : Tensor of shape (n, m)
         What rounding can have moved each pre-activation by; see `rounding_of`.

@@ -102,6 +102,21 @@ def scalar_model(layer: LayerGradient) -> ScalarModel:
 
     Several outputs are combined into one along the leading direction u of dL/dA: there
     r_i = u . delta_i, and dL/dw_j is weighed by a_j . u to undo the outgoing weights on average.
+
+    Parameters
+    ----------
+    layer : LayerGradient
+        In float64.
+
+    Returns
+    -------
+    ScalarModel
+        With n = d + 1 if there are biases with a spread of their own, otherwise d.
+
+    Raises
+    ------
+    NotApplicable
+        If the outgoing weights vanish along u, or the hidden weights do.
     """
     u = torch.linalg.svd(layer.outgoing_gradient, full_matrices=False)[0][:, 0]
     u = u * torch.where(u[u.abs().argmax()] < 0, -1.0, 1.0)

@@ -75,6 +75,11 @@ def settle(
         Whether the scale is open as well.
     norm : float
         Typical norm of an input, where the search for an open scale begins.
+
+    Returns
+    -------
+    Settled
+        Of all n samples.
     """
     ones = torch.ones_like(delta[:, 0])
     tied = bool(flipped.any()) or scalable

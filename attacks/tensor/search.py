@@ -80,7 +80,7 @@ class Remainder:
 
     Attributes
     ----------
-    basis : Tensor of shape (B, k)
+    basis : Tensor of shape (B + open, k)
         Orthonormal, in the coordinates of the row space.
     left : Tensor of shape (m, k)
         What is left of the gradient, in those coordinates.
@@ -121,6 +121,11 @@ def propose(
     idle : int, default 0
         Rounds in which the search has found nothing. Kinks are blurred less and less then: samples
         much like each other are one minimum while the blur is wider than what tells them apart.
+
+    Returns
+    -------
+    Candidates
+        At most `settings.candidates`; some of them may be copies of others.
     """
     last = None if space.last is None else rest.basis.T @ space.last
     X = _starts(space, weight, rest, last, activation, generator, settings, idle)

@@ -125,7 +125,21 @@ def _walk(
 
 
 def alone(X: Tensor, phi: Tensor, tolerance: float) -> Tensor:
-    """Mask of candidates with no better one at a cosine above 1 - tolerance."""
+    """Mask of candidates with no better one at a cosine above 1 - tolerance.
+
+    Parameters
+    ----------
+    X : Tensor of shape (N, k)
+        Candidates.
+    phi : Tensor of shape (N,)
+        Their residuals; smaller is better.
+    tolerance : float
+        One minus the cosine up to which two of them are one.
+
+    Returns
+    -------
+    bool Tensor of shape (N,)
+    """
     order = torch.argsort(phi)
     unit = X[order] / X[order].norm(dim=1, keepdim=True).clamp_min(1e-30)
     near = (unit @ unit.T > 1 - tolerance).tril(-1)

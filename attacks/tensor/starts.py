@@ -91,9 +91,22 @@ def place(
     """Scale directions to plausible samples.
 
     With a bias the last coordinate fixes scale and sign; where that would make a sample larger
-    than 1.3 times the typical norm (if `far`, than up to three times the least norm there is) it is
+    than 1.3 times the typical norm, and than up to three times the least norm there is, it is
     shortened and moved back to ``last @ x == 1``. Without one the norm is drawn within a factor of
     four around the typical one.
+
+    Parameters
+    ----------
+    directions : Tensor of shape (n, k)
+        Of any length.
+    last, norm, generator
+        As for `random_starts`.
+    far : bool, default False
+        Has no effect: the limit on the norms is drawn in either case.
+
+    Returns
+    -------
+    Tensor of shape (n, k)
     """
     if last is None:
         draws = torch.rand(len(directions), 1, generator=generator, dtype=torch.float64)

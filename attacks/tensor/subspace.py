@@ -63,9 +63,9 @@ class GradientSpace:
         Orthonormal basis of the column space: of the columns D_i.
     S : Tensor of shape (B,)
         Singular values, decreasing.
-    V : Tensor of shape (d + 1, B + open)
+    V : Tensor of shape (d + 1, B + open) or (d, B + open)
         Orthonormal basis of the row space: of the samples x~_i.
-    last : Tensor of shape (B,), optional
+    last : Tensor of shape (B + open,), optional
         ``last @ x == 1`` for every sample in the coordinates of V. None without biases.
     U : Tensor of shape (m, K)
         Orthonormal basis of A' restricted to the delta space.
@@ -199,6 +199,11 @@ def noisy_rank(S: Tensor, longer: int, otherwise: int) -> int:
         The longer side of the matrix.
     otherwise : int
         What to return if the noise is not white.
+
+    Returns
+    -------
+    int
+        At most p // 3, or `otherwise`.
     """
     p = len(S)
     edge = noise_edge(S, longer)
@@ -253,6 +258,10 @@ def noise_edge(S: Tensor, longer: int) -> float:
         Singular values of a p x longer (or longer x p) matrix, decreasing.
     longer : int
         The longer side.
+
+    Returns
+    -------
+    float
     """
     p = len(S)
     low = noise_quantile(p / longer, 1 / 8)

@@ -28,7 +28,19 @@ def _values(function: Function, z: Tensor) -> Tensor:
 
 
 def is_homogeneous(function: Function, device: torch.device | None = None) -> bool:
-    """Whether s(c z) = c^p s(z) for all c > 0 and one p, so that scale is invisible."""
+    """Whether s(c z) = c^p s(z) for all c > 0 and one p, so that scale is invisible.
+
+    Parameters
+    ----------
+    function : callable
+        s, elementwise; evaluated over [-9, 9] in float64.
+    device : torch.device, optional
+        Where to evaluate it.
+
+    Returns
+    -------
+    bool
+    """
     z = _probe_points(device)
     once, twice, thrice = (_values(function, c * z) for c in (1.0, 2.0, 3.0))
     top = once.abs().argmax()
@@ -42,7 +54,19 @@ def is_homogeneous(function: Function, device: torch.device | None = None) -> bo
 
 
 def is_odd(function: Function, device: torch.device | None = None) -> bool:
-    """Whether s(z) + s(-z) is constant, so that sign is invisible."""
+    """Whether s(z) + s(-z) is constant, so that sign is invisible.
+
+    Parameters
+    ----------
+    function : callable
+        s, elementwise; evaluated over [-3, 3] in float64.
+    device : torch.device, optional
+        Where to evaluate it.
+
+    Returns
+    -------
+    bool
+    """
     z = _probe_points(device)
     total = _values(function, z) + _values(function, -z)
     spread = _values(function, z)
@@ -50,7 +74,19 @@ def is_odd(function: Function, device: torch.device | None = None) -> bool:
 
 
 def polynomial_degree(function: Function, device: torch.device | None = None) -> int | None:
-    """Degree of s if it is a polynomial of degree at most 8, otherwise None."""
+    """Degree of s if it is a polynomial of degree at most 8, otherwise None.
+
+    Parameters
+    ----------
+    function : callable
+        s, elementwise; evaluated over [-3, 3] in float64.
+    device : torch.device, optional
+        Where to evaluate it.
+
+    Returns
+    -------
+    int or None
+    """
     z = _probe_points(device)
     points, values = z.cpu().numpy(), _values(function, z).numpy()
     size = float(np.abs(values).max())

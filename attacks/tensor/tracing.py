@@ -30,7 +30,21 @@ class Link:
 
 
 def linked_layers(model: nn.Module, input_shape: tuple[int, ...] | None) -> Iterator[Link]:
-    """Linear layers of a private module, each with the next one it feeds, in forward order."""
+    """Linear layers of a private module, each with the next one it feeds, in forward order.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A private copy in evaluation mode; its code may be run.
+    input_shape : tuple of int, optional
+        Shape of one input, for modules that cannot be traced; by default what their first linear
+        layer takes.
+
+    Returns
+    -------
+    iterator of Link
+        Empty if nothing can be read.
+    """
     try:
         graph = fx.symbolic_trace(model).graph
     except Exception:  # tracing runs the module's own code, which may raise anything
@@ -104,7 +118,19 @@ def _subgraph(
 
 
 def ancestors(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
-    """A node and everything it is computed from, up to `stop`."""
+    """A node and everything it is computed from, up to `stop`.
+
+    Parameters
+    ----------
+    node : fx.Node
+        Included, unless it is `stop`.
+    stop : fx.Node
+        Neither included nor followed.
+
+    Returns
+    -------
+    set of fx.Node
+    """
     found: set[fx.Node] = set()
     frontier = [node]
     while frontier:
@@ -185,7 +211,18 @@ def _calls(
 
 
 def same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same entries in the same order, whatever their shapes."""
+    """Whether two tensors hold the same entries in the same order, whatever their shapes.
+
+    Parameters
+    ----------
+    a, b : Tensor
+        Of any shapes.
+
+    Returns
+    -------
+    bool
+        False if the numbers of entries differ.
+    """
     return a.numel() == b.numel() and torch.equal(a.flatten(), b.flatten())
 
 

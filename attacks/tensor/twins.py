@@ -73,7 +73,17 @@ def one_and_the_same(
 def columns(
     model: nn.Module, pair: LinearPair, layer: LayerGradient, inputs: Tensor, targets: Tensor
 ) -> Tensor:
-    """Each sample's own column s'(W x + b) o A'delta of the first layer's gradient, (n, m)."""
+    """Each sample's own column s'(W x + b) o A'delta of the first layer's gradient, (n, m).
+
+    Parameters
+    ----------
+    model, pair, layer, inputs, targets
+        As for `one_and_the_same`.
+
+    Returns
+    -------
+    Tensor of shape (n, m)
+    """
     output, jacobian = output_jacobian(model, pair.outgoing, inputs)
     errors = torch.einsum("nc,nck->nk", torch.softmax(output, 1) - targets, jacobian)
     flat = inputs.flatten(1)

@@ -44,7 +44,25 @@ class WhitenedEquation(SampleEquation):
         self.blur = blur.to(dtype)
 
     def fit(self, first: Tensor, second: Tensor, trust: Trust | None = None) -> State:
-        """Eliminate delta; columns come with |blur Q'column| = 1."""
+        """Eliminate delta; columns come with |blur Q'column| = 1.
+
+        Parameters
+        ----------
+        first, second : Tensor of shape (N, m)
+            s' and s'' at the pre-activations of N candidates.
+        trust : Trust, optional
+            None; there for `SampleEquation`'s sake.
+
+        Returns
+        -------
+        State
+            Of the N candidates.
+
+        Raises
+        ------
+        ValueError
+            If a `trust` is given.
+        """
         if trust is not None:
             raise ValueError("The whitened equation counts all rows.")
         features = first[:, None, :] * self.Ut  # (N, K, m)
