@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fl_sim.config import ScenarioConfig
-from fl_sim.records import REPORT_FILE, AttackRow, Results, TrainingRow
+from fl_sim.records import AttackRow, Results, TrainingRow
 from fl_sim.report.verdict import judge
 
 MAX_ROWS = 20
@@ -80,8 +80,8 @@ class Display:
         if self._progress is not None and row.round > 0:
             self._progress.update(self._task, advance=1)
 
-    def finished(self, results: Results, folder: Path) -> None:
-        """Close the progress bar and print what came out."""
+    def finished(self, results: Results, report: Path | None) -> None:
+        """Close the progress bar and print what came out, and where its page is if there is one."""
         if self._progress is not None:
             self._progress.stop()
         verdict = judge(results)
@@ -98,7 +98,8 @@ class Display:
         self.console.print(f"[bold]{verdict.headline}[/bold] {results.wall_seconds:.1f} s in all.")
         for note in verdict.notes:
             self.console.print(note.text)
-        self.console.print(f"Report: {folder / REPORT_FILE}", soft_wrap=True)
+        if report is not None:
+            self.console.print(f"Report: {report}", soft_wrap=True)
 
     def skipped(self, results: Results) -> None:
         """Print that a job had been done before."""

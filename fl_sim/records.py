@@ -90,12 +90,14 @@ class TrainingRow:
 
     Attributes
     ----------
+    loss : float or None
+        None where it is no finite number, as after steps that were too long.
     epsilon : float or None
         The largest privacy budget any client has spent by then; None where no defence has one.
     """
 
     round: int
-    loss: float
+    loss: float | None
     accuracy: float
     epsilon: float | None = None
 

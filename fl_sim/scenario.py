@@ -109,13 +109,16 @@ def clients_of(strategy: Strategy, scenario: dict[str, Any]) -> ClientApp:
 
 def _present(results: Results, folder: Path, tracker: Tracker, display: Display) -> None:
     """Write the page, close the tracker, show the outcome; the results are safe by now."""
+    page = None
     try:
-        write_report(folder)
-        tracker.finish(results)
+        try:
+            page = write_report(folder)
+        finally:
+            tracker.finish(results)
     except Exception as error:
         raise RunError(f"{in_words(error)} (the results are kept in {folder})") from error
     finally:
-        display.finished(results, folder)
+        display.finished(results, page)
 
 
 def in_words(error: BaseException) -> str:

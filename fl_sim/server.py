@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -143,7 +144,8 @@ class Server:
         self.model.load_state_dict(arrays.to_torch_state_dict())
         row = evaluate_model(self.model, self.federation, self.config, server_round)
         self.on_training(row)
-        return MetricRecord({"loss": row.loss, "accuracy": row.accuracy})
+        loss = {} if row.loss is None else {"loss": row.loss}
+        return MetricRecord({**loss, "accuracy": row.accuracy})
 
 
 @torch.no_grad()
@@ -161,4 +163,5 @@ def evaluate_model(
         loss += float(LOSSES[str(config.loss)](output, target)) * len(y)
         right += int((output.argmax(1).cpu() == y).sum())
     count = max(len(labels), 1)
-    return TrainingRow(round=server_round, loss=loss / count, accuracy=right / count)
+    mean = loss / count if math.isfinite(loss) else None
+    return TrainingRow(round=server_round, loss=mean, accuracy=right / count)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fl_sim.records import EXACT, AttackRow, Results, TrainingRow
-from fl_sim.report.formats import plural
+from fl_sim.report.formats import loss as loss_of
+from fl_sim.report.formats import plural, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,6 +134,7 @@ def training_charts(rows: list[TrainingRow]) -> list[Chart]:
     """Draw the global model's accuracy and loss over the rounds."""
     rounds = [row.round for row in rows]
     first, last = rows[0], rows[-1]
+    without = sum(row.loss is None for row in rows)
 
     def curve(values: list[float], label: str, percent: bool) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
@@ -145,19 +147,20 @@ def training_charts(rows: list[TrainingRow]) -> list[Chart]:
 
         return draw
 
-    accuracy = curve([row.accuracy for row in rows], "test accuracy", percent=True)
-    loss = curve([row.loss for row in rows], "test loss", percent=False)
+    accuracy = curve([row.accuracy for row in rows], "test accuracy", True)
+    loss = curve([math.nan if row.loss is None else row.loss for row in rows], "test loss", False)
     span = f"from round {first.round} to round {last.round}"
+    gaps = f" It is no finite number in {plural(without, 'round')}." if without else ""
     return [
         Chart(
             "Accuracy of the global model",
             _svg(accuracy, "accuracy"),
-            f"{100 * first.accuracy:.1f} % to {100 * last.accuracy:.1f} %, {span}.",
+            f"{share(first.accuracy)} to {share(last.accuracy)}, {span}.",
         ),
         Chart(
             "Loss of the global model",
             _svg(loss, "loss"),
-            f"{first.loss:.3f} to {last.loss:.3f}, {span}.",
+            f"{loss_of(first.loss)} to {loss_of(last.loss)}, {span}.{gaps}",
         ),
     ]
 

@@ -39,6 +39,13 @@ def ratio(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
+def loss(value: float | None) -> str:
+    """Return a loss with three digits, a large one as "3.1e+09"."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if value < 1e4 else f"{value:.1e}"
+
+
 def percent_within(value: Estimate | None) -> str:
     """Return a ratio's mean and confidence: "72.4 ± 1.3 %"."""
     return _within(value, 100.0, " %")

@@ -101,8 +101,13 @@ def _refresh(run: Run) -> None:
         print(f"fl-sim-report: {run.path}: {run.problem}", file=sys.stderr)
         return
     page = run.folder / REPORT_FILE
-    if not page.exists() or page.stat().st_mtime < (run.folder / RESULTS_FILE).stat().st_mtime:
+    if page.exists() and page.stat().st_mtime >= (run.folder / RESULTS_FILE).stat().st_mtime:
+        return
+    try:
         write_report(run.folder)
+    except Exception as error:  # one page less; the others and the sweep's own are still to come
+        reason = f"{type(error).__name__}: {error}"
+        print(f"fl-sim-report: {run.path}: its report failed: {reason}", file=sys.stderr)
 
 
 def _write_table(path: Path, runs: list[Run], axes: list[Axis]) -> None:

@@ -34,7 +34,8 @@ class Round:
         """Return the round's numbers: training state, totals and medians over its attacks."""
         values: dict[str, float] = {}
         if self.training is not None:
-            values["training/loss"] = self.training.loss
+            if self.training.loss is not None:
+                values["training/loss"] = self.training.loss
             values["training/accuracy"] = self.training.accuracy
         if self.attacks:
             values |= self._attack_scalars([row for row, _ in self.attacks])

@@ -151,6 +151,28 @@ def test_a_run_that_breaks_is_status_one_and_keeps_what_it_has(fl_sim, tmp_path,
     assert [row.round for row in kept.training] == [0]
 
 
+def test_a_loss_that_overflows_ends_with_a_report(fl_sim, tmp_path):
+    settings = ["hydra.run.dir=run", "attack=none", "clients.lr=1e30", "rounds=3"]
+    status, out, err = fl_sim(*SMALL, *settings)
+    assert (status, err) == (0, "")
+    assert Results.load(tmp_path / "run").training[-1].loss is None
+    assert f"Report: {tmp_path / 'run/report.html'}" in out
+    assert (tmp_path / "run/report.html").is_file()
+
+
+def test_no_report_is_named_that_was_not_written(fl_sim, tmp_path, monkeypatch):
+    from fl_sim import scenario
+
+    def broken(folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(scenario, "write_report", broken)
+    status, out, err = fl_sim(*SMALL, "hydra.run.dir=run", "attack=none")
+    assert status == 1
+    assert err.startswith("fl-sim: The run failed: OSError: disk full (the results are kept in ")
+    assert "Report:" not in out
+
+
 def test_a_sweep_keeps_every_result_and_does_only_what_is_left(fl_sim, tmp_path):
     sweep = ["-m", *SMALL, "clients.count=2,3", "model.activation=relu,gulu"]
     status, out, err = fl_sim(*sweep)

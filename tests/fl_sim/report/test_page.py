@@ -182,3 +182,18 @@ def test_a_run_of_several_rounds_shows_its_trajectory(tmp_path):
 def test_an_accuracy_of_one_half_over_100_images_is_known_to_ten_percent():
     assert binomial(TrainingRow(1, 1.0, 0.5), 100).half == pytest.approx(0.098)
     assert binomial(TrainingRow(1, 1.0, 0.5), None).half is None
+
+
+def test_a_loss_that_is_no_number_has_a_page(tmp_path):
+    results = write_run(tmp_path, training=3)
+    results.training[1].loss = results.training[2].loss = None
+    results.save(tmp_path)
+    page, _ = read(write_report(tmp_path))
+    assert "2.000 to –, from round 0 to round 2. It is no finite number in 2 rounds." in page
+
+
+def test_a_huge_loss_is_short(tmp_path):
+    results = write_run(tmp_path, training=3)
+    results.training[2].loss = 3.14e30
+    results.save(tmp_path)
+    assert "2.000 to 3.1e+30, from" in write_report(tmp_path).read_text()

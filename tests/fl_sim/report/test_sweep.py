@@ -190,3 +190,16 @@ def test_every_run_says_what_stood_in_the_way_of_more(tmp_path):
     with (tmp_path / "sweep.csv").open() as stream:
         told = [row["message"] for row in csv.DictReader(stream)]
     assert told == [f"1 of 2 attacks: {reason}", ""]
+
+
+def test_a_run_whose_report_fails_does_not_take_the_sweeps_page_down(sweep, monkeypatch, capsys):
+    from fl_sim.report import sweep as module
+
+    def picky(folder):
+        if "tanh" in folder.name:
+            raise TypeError("The lion is out.")
+
+    monkeypatch.setattr(module, "write_report", picky)
+    assert run([str(sweep)]) == 0
+    assert (sweep / "sweep.html").is_file()
+    assert capsys.readouterr().err.count("its report failed: TypeError: The lion is out.") == 6
