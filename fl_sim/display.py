@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from fl_sim.config import ScenarioConfig
 from fl_sim.records import AttackRow, Results, TrainingRow
@@ -54,7 +55,7 @@ class Display:
         self._rounds = config.rounds
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -86,24 +87,26 @@ class Display:
             self._progress.stop()
         verdict = judge(results)
         if self.brief:
-            self.console.print(
-                f"{self.title}{verdict.headline} {results.wall_seconds:.1f} s.", soft_wrap=True
-            )
+            self._say(f"{self.title}{verdict.headline} {results.wall_seconds:.1f} s.", wrap=False)
             return
         if results.attacks:
             self.console.print(attack_table(results))
         if results.training:
             last = results.training[-1]
-            self.console.print(f"Test accuracy {last.accuracy:.1%} after round {last.round}.")
-        self.console.print(f"[bold]{verdict.headline}[/bold] {results.wall_seconds:.1f} s in all.")
+            self._say(f"Test accuracy {last.accuracy:.1%} after round {last.round}.")
+        self._say(verdict.headline, f" {results.wall_seconds:.1f} s in all.", style="bold")
         for note in verdict.notes:
-            self.console.print(note.text)
+            self._say(note.text)
         if report is not None:
-            self.console.print(f"Report: {report}", soft_wrap=True)
+            self._say(f"Report: {report}", wrap=False)
 
     def skipped(self, results: Results) -> None:
         """Print that a job had been done before."""
-        self.console.print(f"{self.title}{judge(results).headline} Done before.", soft_wrap=True)
+        self._say(f"{self.title}{judge(results).headline} Done before.", wrap=False)
+
+    def _say(self, text: str, rest: str = "", style: str = "", wrap: bool = True) -> None:
+        """Print a line, its first part in a style; nothing in it is read as markup."""
+        self.console.print(Text.assemble((text, style), rest), soft_wrap=not wrap)
 
 
 def attack_table(results: Results) -> Table:

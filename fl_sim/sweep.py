@@ -117,20 +117,25 @@ class SweepCallback(Callback):
         cls = type(self)
         cls.started, cls.total = 0, count_jobs(config.hydra)
         jobs = "jobs" if cls.total is None else plural(cls.total, "job")
-        Console().print(f"Sweep of {jobs} in {config.hydra.sweep.dir}", soft_wrap=True)
+        _say(f"Sweep of {jobs} in {config.hydra.sweep.dir}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Build the page over all jobs."""
         from fl_sim.report.sweep import write_sweep_report
 
         page = write_sweep_report(Path(config.hydra.sweep.dir))
-        Console().print(f"Report: {page}", soft_wrap=True)
+        _say(f"Report: {page}")
 
     @classmethod
     def next_title(cls) -> str:
         """Return ``[3/6]`` for the third job."""
         cls.started += 1
         return f"[{cls.started}/{cls.total}]" if cls.total else f"[{cls.started}]"
+
+
+def _say(line: str) -> None:
+    """Print a line as it is."""
+    Console(markup=False, emoji=False, highlight=False).print(line, soft_wrap=True)
 
 
 def name_sweep(arguments: list[str]) -> None:
