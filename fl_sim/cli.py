@@ -19,21 +19,17 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fl_sim.config import ScenarioConfig, register
+from fl_sim.config import ScenarioConfig, config_folder, register
 from fl_sim.errors import ScenarioError
 from fl_sim.sweep import finished_before, job_folder, name_sweep
 
 FAILED, BAD_OVERRIDE, STOPPED = 1, 2, 130
 
+OPEN = ("model.", "attack.method.", "strategy.", "data.source.", "backend.", "tracker.")
+"""Below these, a class decides which keys there are."""
+
 TRACEBACK = "FL_SIM_TRACEBACK"
 """Environment variable that lets errors through as they are."""
-
-
-def config_folder() -> Path:
-    """Return where conf/ lies: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside, beside = package / "conf", package.parent / "conf"
-    return inside if inside.is_dir() else beside
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,7 +72,9 @@ def run_job(config: ScenarioConfig) -> int:
     A failing job of a sweep is recorded in its folder, and the others go on.
     """
     quiet_libraries()
+    from fl_sim.check import as_scenario_error
     from fl_sim.display import Display
+    from fl_sim.models.own import settled
     from fl_sim.records import Results
     from fl_sim.scenario import plain, run_scenario
     from fl_sim.sweep import SweepCallback
@@ -88,10 +86,15 @@ def run_job(config: ScenarioConfig) -> int:
     if sweeping:
         title = f"{SweepCallback.next_title()} {' '.join(context.overrides.task)}: "
     display = Display(brief=sweeping, title=title)
-    if sweeping and config.sweep.resume and (done := finished_before(folder, plain(config))):
-        display.skipped(done)
-        return 0
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a model or an attack of the user's may lie
     try:
+        if sweeping and config.sweep.resume:
+            with as_scenario_error():
+                settings = plain(settled(config))
+            if done := finished_before(folder, settings):
+                display.skipped(done)
+                return 0
         run_scenario(config, folder, display)
     except Exception as error:
         if os.environ.get(TRACEBACK):
@@ -111,7 +114,7 @@ def plain_sentence(error: Exception) -> str:
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
     if unknown := re.match(r"Could not override '(.*)'", lines[0] if lines else ""):
-        return f"{unknown[1]!r} is not a key of this scenario; `fl-sim --help` lists them all."
+        return unknown_key(unknown[1])
     if lines and lines[0].startswith("Error merging override") and error.__cause__ is not None:
         lines = [lines[0].replace("Error merging override ", ""), *_head(error.__cause__)]
     heads = [i for i, line in enumerate(lines) if line.startswith("Available options in")]
@@ -119,6 +122,14 @@ def plain_sentence(error: Exception) -> str:
         options = ", ".join(lines[heads[0] + 1 :])
         lines = [*lines[: heads[0]], f"{lines[heads[0]]} {options}"]
     return ": ".join(line.rstrip(".:") for line in lines) + "."
+
+
+def unknown_key(key: str) -> str:
+    """Return what to do about a key that is not there."""
+    told = f"{key!r} is not a key of this scenario; `fl-sim --help` lists them all."
+    if key.startswith(OPEN):
+        told += f" An argument of a class of your own is added with a plus: +{key}=VALUE."
+    return told
 
 
 def _head(error: BaseException) -> list[str]:

@@ -20,6 +20,7 @@ from fl_sim.errors import RunError
 from fl_sim.federation import federation_of
 from fl_sim.instantiate import instantiate
 from fl_sim.local import torch_threads
+from fl_sim.models.own import settled
 from fl_sim.recorder import Recorder
 from fl_sim.records import Results
 from fl_sim.report.page import write_report
@@ -64,8 +65,9 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
     """
     started = time.perf_counter()
     check_numbers(config)
-    results = Results(scenario=plain(config))
     with as_scenario_error():
+        config = settled(config)
+        results = Results(scenario=plain(config))
         federation = federation_of(results.scenario)
         check_batches(config, federation)
         model = model_of(config, federation)

@@ -20,9 +20,10 @@ from torch import nn
 
 from fl_sim.config import ScenarioConfig
 from fl_sim.defenses import Cohort, build_defenses
+from fl_sim.errors import ScenarioError
 from fl_sim.federation import Federation
 from fl_sim.grants import granted
-from fl_sim.instantiate import instantiate
+from fl_sim.instantiate import accepted, instantiate, load
 from fl_sim.local import LOSSES
 from fl_sim.models import build_model
 from fl_sim.records import TrainingRow
@@ -33,6 +34,26 @@ def model_of(config: ScenarioConfig, federation: Federation) -> nn.Module:
     """Build the scenario's model in its initial state; equal seeds give equal bits."""
     data = federation.data
     return build_model(config.model, data.image_shape, data.num_classes, config.seed)
+
+
+def aggregation_of(config: ScenarioConfig) -> Strategy:
+    """Build the strategy that aggregates; it is told to train on all the nodes it sees."""
+    target = config.strategy.aggregation._target_
+    everybody = accepted(
+        load(target, "strategy.aggregation"),
+        fraction_train=1.0,
+        fraction_evaluate=0.0,
+        min_train_nodes=1,
+        min_available_nodes=1,
+    )
+    strategy = instantiate(config.strategy.aggregation, **everybody)
+    if not isinstance(strategy, Strategy):
+        kind = type(strategy).__name__
+        raise ScenarioError(
+            f"strategy.aggregation._target_={target} makes no flwr.serverapp.strategy.Strategy, "
+            f"but a {kind}."
+        )
+    return strategy
 
 
 def build_strategy(
@@ -55,13 +76,7 @@ def build_strategy(
         Gets what the adversary made of each reply.
     """
     clients = config.clients
-    strategy: Strategy = instantiate(
-        config.strategy.aggregation,
-        fraction_train=1.0,
-        fraction_evaluate=0.0,
-        min_train_nodes=1,
-        min_available_nodes=1,
-    )
+    strategy = aggregation_of(config)
     members = Cohort(clients.count, clients.per_round, str(clients.reply), config.seed)
     for defense in build_defenses(config.defense):
         strategy = defense.on_server(strategy, members)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fl_sim.instantiate import instantiate
+from fl_sim.instantiate import accepted, instantiate, load
 
 
 def build_model(
@@ -19,7 +19,8 @@ def build_model(
     Parameters
     ----------
     config : mapping
-        The scenario's node `model`: `_target_` and its settings.
+        The scenario's node `model`: `_target_` and its settings. The target gets `input_shape` and
+        `num_classes` beside these, if it takes them.
     image_shape : tuple of int
         (C, H, W) of the inputs.
     num_classes : int
@@ -30,11 +31,16 @@ def build_model(
     Raises
     ------
     ValueError
-        If the model has no such setting or refuses its value.
+        If the model has no such setting or refuses its value, or is none that could be trained.
     """
+    target = str(config.get("_target_"))
+    given = accepted(load(target, "model"), input_shape=tuple(image_shape), num_classes=num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: nn.Module = instantiate(
-            config, input_shape=tuple(image_shape), num_classes=num_classes
-        )
+        model: nn.Module = instantiate(config, **given)
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ValueError(f"model._target_={target} makes no torch.nn.Module, but a {kind}.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"model._target_={target} makes a model without parameters to train.")
     return model
