@@ -212,6 +212,8 @@ class Attack(ABC):
             not finite; the message names the parameter.
         NotApplicable
             If the attack cannot read this kind of model.
+        TypeError
+            If `reconstruct` does not return what it has to.
         """
         if loss not in get_args(Loss):
             raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(Loss))}.")
@@ -226,6 +228,11 @@ class Attack(ABC):
         )
         start = time.perf_counter()
         found = self.reconstruct(problem)
+        if not isinstance(found, Reconstruction):
+            kind = type(found).__name__
+            raise TypeError(
+                f"{type(self).__name__}.reconstruct returned no Reconstruction: {kind}."
+            )
         return replace(found, seconds=time.perf_counter() - start)
 
     @abstractmethod

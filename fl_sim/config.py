@@ -81,7 +81,7 @@ class ClientsConfig:
 class AttackConfig:
     """What the server runs on which of the updates it gets."""
 
-    name: str = MISSING
+    name: str = "${hydra:runtime.choices.attack}"  # the config file's
     method: Any = MISSING  # an attacks.Attack; null for none
     timeout: float | None = 600.0  # seconds for one gradient; what was found until then counts
     knows: list[str] = field(default_factory=list)  # see fl_sim.grants

@@ -91,3 +91,13 @@ def test_a_reconstruction_counts_its_parts():
             certified=torch.zeros(2, dtype=torch.bool),
             residual=torch.zeros(1),
         )
+
+
+class Silent(Attack):
+    def reconstruct(self, problem):
+        return None
+
+
+def test_an_attack_that_returns_nothing_is_told_so(model, gradient):
+    with pytest.raises(TypeError, match=r"Silent\.reconstruct returned no Reconstruction: NoneType"):
+        Silent().run(model, gradient)
