@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_sim.config import ScenarioConfig, config_folder, register
 from fl_sim.errors import ScenarioError
-from fl_sim.sweep import finished_before, job_folder, name_sweep
+from fl_sim.sweep import SweepCallback, finished_before, job_folder, job_title, name_sweep
 
 FAILED, BAD_OVERRIDE, STOPPED = 1, 2, 130
 
@@ -47,7 +47,8 @@ def run(argv: list[str]) -> int:
     register()
     name_sweep(argv)
     OmegaConf.register_new_resolver("fl_sim.job_folder", job_folder, replace=True)
-    statuses: list[int] = []
+    SweepCallback.failed = False
+    statuses: list[int] = []  # stays empty where other processes run the jobs of a sweep
 
     def job(config: ScenarioConfig) -> None:
         statuses.append(run_job(config))
@@ -63,7 +64,7 @@ def run(argv: list[str]) -> int:
         if os.environ.get(TRACEBACK):
             raise
         return _fail(plain_sentence(error), BAD_OVERRIDE)
-    return max(statuses, default=0)
+    return max([*statuses, FAILED * SweepCallback.failed])
 
 
 def run_job(config: ScenarioConfig) -> int:
@@ -77,14 +78,13 @@ def run_job(config: ScenarioConfig) -> int:
     from fl_sim.models.own import settled
     from fl_sim.records import Results
     from fl_sim.scenario import plain, run_scenario
-    from fl_sim.sweep import SweepCallback
 
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     sweeping = context.mode == RunMode.MULTIRUN
     title = ""
     if sweeping:
-        title = f"{SweepCallback.next_title()} {' '.join(context.overrides.task)}: "
+        title = f"{job_title(context.job.num)} {' '.join(context.overrides.task)}: "
     display = Display(brief=sweeping, title=title)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a model or an attack of the user's may lie

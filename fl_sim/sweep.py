@@ -21,9 +21,13 @@ from rich.console import Console
 
 from fl_sim.records import RESULTS_FILE, Results
 from fl_sim.report.formats import plural
+from fl_sim.report.runs import Run, find_runs
 
 FOLDER_VARIABLE = "FL_SIM_SWEEP"
 """Environment variable with the sweep's folder name; workers of other launchers inherit it."""
+
+TOTAL_VARIABLE = "FL_SIM_JOBS"
+"""Environment variable with the number of a sweep's jobs, for the same reason."""
 
 LONGEST_NAME = 120
 
@@ -106,31 +110,47 @@ def count_jobs(settings: DictConfig) -> int | None:
     return sum(len(batch) for batch in sweeper.split_arguments(parsed, None))
 
 
+def jobs_begun(folder: Path) -> list[Run]:
+    """Return the jobs that the last sweep in a folder began, whichever process ran them.
+
+    Hydra writes multirun.yaml when a sweep starts, and a job's overrides.yaml when that job does.
+    """
+    start = folder / "multirun.yaml"
+    since = start.stat().st_mtime_ns if start.exists() else 0
+
+    def begun(run: Run) -> bool:
+        mark = run.folder / ".hydra" / "overrides.yaml"
+        return mark.exists() and mark.stat().st_mtime_ns >= since
+
+    return [run for run in find_runs(folder) if begun(run)]
+
+
+def job_title(number: int) -> str:
+    """Return ``[3/6]`` for the job with number 2, without the total where nobody knows it."""
+    total = os.environ.get(TOTAL_VARIABLE)
+    return f"[{number + 1}/{total}]" if total else f"[{number + 1}]"
+
+
 class SweepCallback(Callback):
     """Says what a sweep is about to do, counts its jobs, and builds its page at the end."""
 
-    total: int | None = None
-    started = 0
+    failed = False
+    """Whether any job of the last sweep did not complete."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Count the jobs, where the sweeper is one whose jobs are known beforehand."""
-        cls = type(self)
-        cls.started, cls.total = 0, count_jobs(config.hydra)
-        jobs = "jobs" if cls.total is None else plural(cls.total, "job")
+        total = count_jobs(config.hydra)
+        os.environ[TOTAL_VARIABLE] = str(total or "")
+        jobs = "jobs" if total is None else plural(total, "job")
         _say(f"Sweep of {jobs} in {config.hydra.sweep.dir}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Build the page over all jobs."""
         from fl_sim.report.sweep import write_sweep_report
 
-        page = write_sweep_report(Path(config.hydra.sweep.dir))
-        _say(f"Report: {page}")
-
-    @classmethod
-    def next_title(cls) -> str:
-        """Return ``[3/6]`` for the third job."""
-        cls.started += 1
-        return f"[{cls.started}/{cls.total}]" if cls.total else f"[{cls.started}]"
+        folder = Path(config.hydra.sweep.dir)
+        type(self).failed = any(run.problem for run in jobs_begun(folder))
+        _say(f"Report: {write_sweep_report(folder)}")
 
 
 def _say(line: str) -> None:

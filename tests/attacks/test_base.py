@@ -99,5 +99,7 @@ class Silent(Attack):
 
 
 def test_an_attack_that_returns_nothing_is_told_so(model, gradient):
-    with pytest.raises(TypeError, match=r"Silent\.reconstruct returned no Reconstruction: NoneType"):
+    with pytest.raises(
+        TypeError, match=r"Silent\.reconstruct returned no Reconstruction: NoneType"
+    ):
         Silent().run(model, gradient)

@@ -9,7 +9,8 @@ import pytest
 
 from fl_sim.cli import main
 from fl_sim.records import Gallery, Results
-from fl_sim.sweep import job_folder, sweep_folder
+from fl_sim.sweep import job_folder, jobs_begun, sweep_folder
+from tests.fl_sim.report.synthetic import write_run
 
 SMALL = ["tracker=none", "clients.batch_size=4", "model.width=256"]
 
@@ -190,6 +191,34 @@ def test_a_sweep_keeps_every_result_and_does_only_what_is_left(fl_sim, tmp_path)
     _, out, _ = fl_sim(*sweep, "sweep.resume=false")
     assert "Done before." not in out
     assert all(path.stat().st_mtime_ns > old for path, old in before.items())
+
+
+def test_the_records_say_which_jobs_a_sweep_began(tmp_path):
+    for name, status in (("old", "failed"), ("new", "failed"), ("good", "complete")):
+        write_run(tmp_path / name, status=status, message="")
+        (tmp_path / name / ".hydra").mkdir()
+        (tmp_path / name / ".hydra/overrides.yaml").write_text("[]")
+    (tmp_path / "lost/.hydra").mkdir(parents=True)
+    (tmp_path / "lost/.hydra/overrides.yaml").write_text("[]")
+    os.utime(tmp_path / "old/.hydra/overrides.yaml", (0, 0))
+    (tmp_path / "multirun.yaml").write_text("")
+    os.utime(tmp_path / "multirun.yaml", (1, 1))
+    ends = {run.path: bool(run.problem) for run in jobs_begun(tmp_path)}
+    assert ends == {"new": True, "good": False, "lost": True}
+
+
+@pytest.mark.slow
+def test_a_sweep_in_other_processes_ends_with_its_jobs_status(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = [sys.executable, "-m", "fl_sim", "-m", *SMALL, "attack=none", "sweep.name=two"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    settings = {"cwd": tmp_path, "text": True, "capture_output": True}
+    bad = subprocess.run([*command, *launcher, "model.activation=relu,gulu"], **settings)
+    assert bad.returncode == 1
+    assert "[1/2] " in bad.stdout
+    assert "[2/2] " in bad.stderr
+    good = subprocess.run([*command, *launcher, "model.activation=relu,tanh"], **settings)
+    assert good.returncode == 0
 
 
 @pytest.mark.slow
