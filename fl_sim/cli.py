@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fl_sim.config import ScenarioConfig, config_folder, register
-from fl_sim.errors import ScenarioError
+from fl_sim.errors import RunError, ScenarioError
 from fl_sim.sweep import SweepCallback, finished_before, job_folder, job_title, name_sweep
 
 FAILED, BAD_OVERRIDE, STOPPED = 1, 2, 130
@@ -77,7 +77,7 @@ def run_job(config: ScenarioConfig) -> int:
     from fl_sim.display import Display
     from fl_sim.models.own import settled
     from fl_sim.records import Results
-    from fl_sim.scenario import plain, run_scenario
+    from fl_sim.scenario import in_words, plain, run_scenario
 
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
@@ -100,9 +100,10 @@ def run_job(config: ScenarioConfig) -> int:
         if os.environ.get(TRACEBACK):
             raise
         bad_override = isinstance(error, ScenarioError)
-        sentence = str(error) if bad_override else f"The run failed: {error}"
-        if bad_override and sweeping:
-            Results(plain(config), status="failed", message=str(error)).save(folder)
+        told = str(error) if bad_override else in_words(error)
+        sentence = told if bad_override else f"The run failed: {told}"
+        if sweeping and not isinstance(error, RunError):  # nothing ran that could have written it
+            Results(plain(config), status="failed", message=told).save(folder)
         return _fail(title + sentence, BAD_OVERRIDE if bad_override and not sweeping else FAILED)
     return 0
 

@@ -126,4 +126,5 @@ def _present(results: Results, folder: Path, tracker: Tracker, display: Display)
 def in_words(error: BaseException) -> str:
     """Return an error as a sentence; only errors of other people's code show their type."""
     own = isinstance(error, TrackerError | RunError)
-    return str(error) if own else f"{type(error).__name__}: {error}"
+    text = " ".join(str(error).split())
+    return text if own else f"{type(error).__name__}: {text}"

@@ -85,7 +85,8 @@ def finished_before(folder: Path, scenario: dict[str, Any]) -> Results | None:
         results = Results.load(folder)
     except ValueError:
         return None  # cut off while it was written, or of an older kind: run it again
-    same = _without_sweep(results.scenario) == _without_sweep(scenario)
+    written = Results(scenario).to_dict()["scenario"]  # numbers as keys, NaN: not after JSON
+    same = _without_sweep(results.scenario) == _without_sweep(written)
     return results if same and results.status == "complete" else None
 
 

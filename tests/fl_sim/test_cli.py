@@ -1,15 +1,17 @@
 """The command line, as a user types it: results, exit status, one-sentence errors, sweeps."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 
 import pytest
+from torch import nn
 
 from fl_sim.cli import main
 from fl_sim.records import Gallery, Results
-from fl_sim.sweep import job_folder, jobs_begun, sweep_folder
+from fl_sim.sweep import finished_before, job_folder, jobs_begun, sweep_folder
 from tests.fl_sim.report.synthetic import write_run
 
 SMALL = ["tracker=none", "clients.batch_size=4", "model.width=256"]
@@ -191,6 +193,31 @@ def test_a_sweep_keeps_every_result_and_does_only_what_is_left(fl_sim, tmp_path)
     _, out, _ = fl_sim(*sweep, "sweep.resume=false")
     assert "Done before." not in out
     assert all(path.stat().st_mtime_ns > old for path, old in before.items())
+
+
+def moody(num_classes, mood="good"):
+    """Build a model, or fail like any other code of a user's."""
+    if mood == "bad":
+        raise RuntimeError("The lion is out.")
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
+
+
+def test_a_job_that_cannot_be_built_is_recorded(fl_sim, tmp_path):
+    own = [f"model._target_={__name__}.moody", "+model.mood=bad,good", "attack=none"]
+    status, _, err = fl_sim("-m", "tracker=none", "sweep.name=own", *own)
+    assert status == 1
+    assert "The run failed: RuntimeError: The lion is out." in err
+    results = [Results.load(path.parent) for path in tmp_path.glob("multirun/own/*/results.json")]
+    ends = {r.scenario["model"]["mood"]: (r.status, r.message) for r in results}
+    assert ends["bad"] == ("failed", "RuntimeError: The lion is out.")
+    assert ends["good"] == ("complete", "")
+
+
+def test_a_job_with_faults_is_recognised_as_done(tmp_path):
+    scenario = {"clients": {"faults": {1: math.nan, 2: "raise"}}, "seed": 0}
+    Results(scenario, status="complete").save(tmp_path)
+    assert finished_before(tmp_path, scenario) is not None
+    assert finished_before(tmp_path, {**scenario, "seed": 1}) is None
 
 
 def test_the_records_say_which_jobs_a_sweep_began(tmp_path):
