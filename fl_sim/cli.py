@@ -77,6 +77,7 @@ def run_job(config: ScenarioConfig) -> int:
     from fl_sim.display import Display
     from fl_sim.models.own import settled
     from fl_sim.records import Results
+    from fl_sim.report.verdict import shortfall
     from fl_sim.scenario import in_words, plain, run_scenario
 
     context = HydraConfig.get()
@@ -95,7 +96,7 @@ def run_job(config: ScenarioConfig) -> int:
             if done := finished_before(folder, settings):
                 display.skipped(done)
                 return 0
-        run_scenario(config, folder, display)
+        results = run_scenario(config, folder, display)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -105,6 +106,8 @@ def run_job(config: ScenarioConfig) -> int:
         if sweeping and not isinstance(error, RunError):  # nothing ran that could have written it
             Results(plain(config), status="failed", message=told).save(folder)
         return _fail(title + sentence, BAD_OVERRIDE if bad_override and not sweeping else FAILED)
+    if told := shortfall(results):
+        return _fail(title + told, FAILED)
     return 0
 
 

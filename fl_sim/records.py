@@ -94,12 +94,19 @@ class TrainingRow:
         None where it is no finite number, as after steps that were too long.
     epsilon : float or None
         The largest privacy budget any client has spent by then; None where no defence has one.
+    asked, answered : int
+        Clients that were sent the model in this round, and those that sent a usable update back.
+    failures : dict from str to str
+        The others, by number, and why.
     """
 
     round: int
     loss: float | None
     accuracy: float
     epsilon: float | None = None
+    asked: int = 0
+    answered: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

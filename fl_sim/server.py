@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
@@ -28,6 +29,8 @@ from fl_sim.local import LOSSES
 from fl_sim.models import build_model
 from fl_sim.records import TrainingRow
 from strategies import DropInvalidUpdates, FedSGD, Observation, SeededCohort
+
+L = TypeVar("L", bound=Strategy)
 
 
 def model_of(config: ScenarioConfig, federation: Federation) -> nn.Module:
@@ -158,9 +161,25 @@ class Server:
     def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         self.model.load_state_dict(arrays.to_torch_state_dict())
         row = evaluate_model(self.model, self.federation, self.config, server_round)
+        if server_round:
+            row = self._with_clients(row)
         self.on_training(row)
         loss = {} if row.loss is None else {"loss": row.loss}
         return MetricRecord({**loss, "accuracy": row.accuracy})
+
+    def _with_clients(self, row: TrainingRow) -> TrainingRow:
+        """Add who took part in the round that has just ended."""
+        guard, cohort = layer(self.strategy, DropInvalidUpdates), layer(self.strategy, SeededCohort)
+        lost = sorted((cohort.client_of(node), why) for node, why in guard.unused.items())
+        failures = {str(client): why for client, why in lost}
+        return replace(row, asked=guard.asked, answered=guard.asked - len(lost), failures=failures)
+
+
+def layer(strategy: Any, kind: type[L]) -> L:
+    """Return the one of a stack of strategies that is of a kind."""
+    while not isinstance(strategy, kind):
+        strategy = strategy.strategy
+    return strategy
 
 
 @torch.no_grad()

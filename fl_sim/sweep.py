@@ -126,6 +126,13 @@ def jobs_begun(folder: Path) -> list[Run]:
     return [run for run in find_runs(folder) if begun(run)]
 
 
+def _fell_short(run: Run) -> bool:
+    """Tell whether a job did not complete, or measured nothing."""
+    from fl_sim.report.verdict import shortfall
+
+    return bool(run.problem or (run.results and shortfall(run.results)))
+
+
 def job_title(number: int) -> str:
     """Return ``[3/6]`` for the job with number 2, without the total where nobody knows it."""
     total = os.environ.get(TOTAL_VARIABLE)
@@ -150,7 +157,7 @@ class SweepCallback(Callback):
         from fl_sim.report.sweep import write_sweep_report
 
         folder = Path(config.hydra.sweep.dir)
-        type(self).failed = any(run.problem for run in jobs_begun(folder))
+        type(self).failed = any(_fell_short(run) for run in jobs_begun(folder))
         _say(f"Report: {write_sweep_report(folder)}")
 
 

@@ -25,12 +25,23 @@ class DropInvalidUpdates(StrategyWrapper):
         Gets the valid replies.
     names : iterable of str, optional
         Names a reply must hold; by default those that were sent.
+
+    Attributes
+    ----------
+    unused : dict from node id to str
+        Why the updates of some of those asked in the last round are not used.
     """
 
     def __init__(self, strategy: Strategy, names: Iterable[str] | None = None) -> None:
         super().__init__(strategy)
         self.names = None if names is None else list(names)
         self._sent: dict[int, ArrayRecord] = {}
+        self.unused: dict[int, str] = {}
+
+    @property
+    def asked(self) -> int:
+        """To how many nodes something was sent in the last round."""
+        return len(self._sent)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -44,15 +55,20 @@ class DropInvalidUpdates(StrategyWrapper):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Pass on the valid replies."""
+        self.unused = dict.fromkeys(self._sent, "No reply in time.")
         return super().aggregate_train(server_round, [r for r in replies if self._valid(r)])
 
     def _valid(self, reply: Message) -> bool:
+        node = reply.metadata.src_node_id
         if reply.has_error():
+            self.unused[node] = (reply.error.reason or "no reason given").strip().split("\n")[0]
             return True
-        sent = self._sent[reply.metadata.src_node_id]
+        sent = self._sent[node]
         try:
             check_update(arrays_of(reply), sent, self.names or list(sent))
         except InvalidUpdate as error:
-            log.warning("Dropped the update of node %s: %s", reply.metadata.src_node_id, error)
+            log.warning("Dropped the update of node %s: %s", node, error)
+            self.unused[node] = str(error)
             return False
+        del self.unused[node]
         return True

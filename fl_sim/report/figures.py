@@ -8,6 +8,9 @@ from typing import Any
 from fl_sim.records import EXACT, Results
 from fl_sim.report import formats
 
+ASKED = ("asked", "answered")
+"""Of a round, summed over all."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -26,6 +29,10 @@ def key_figures(results: Results) -> list[Figure]:
         rounds = formats.plural(results.training[-1].round, "round")
         hint = f"global model after {rounds}"
         figures.append(Figure("Test accuracy", formats.share(known["accuracy"]), hint))
+    if any(row.failures for row in results.training):
+        asked, answered = (sum(getattr(r, k) for r in results.training) for k in ASKED)
+        hint = f"usable, of {formats.count(asked)} asked for"
+        figures.append(Figure("Updates", formats.count(answered), hint))
     if results.wall_seconds:
         hint = f"attacks: {formats.seconds(known['seconds'])}" if results.attacks else "whole run"
         figures.append(Figure("Wall time", formats.seconds(results.wall_seconds), hint))

@@ -62,7 +62,8 @@ def judge(results: Results) -> Verdict:
     total = sum(row.batch_size or 0 for row in results.attacks)
     read = sum(row.recovered for row in results.attacks)
     close = sum(_close(row) for row in results.attacks)
-    notes = [*_false_certificates([results]), *_ending(results), *_failures(results)]
+    notes = [*_false_certificates([results]), *_ending(results), *_losses(results)]
+    notes += _failures(results)
     if not total:
         return Verdict("open", 0, 0, _without_images(results), notes)
     if read == total:
@@ -153,6 +154,37 @@ def _failures(results: Results) -> list[Note]:
         told = FAILURES.get(kind, f"ended as {kind!r}.")
         notes.append(Note("warning", f"{number:,} of {attacks} {told}{reason}".rstrip()))
     return notes
+
+
+def _losses(results: Results) -> list[Note]:
+    """Say how many updates never came or were of no use, unless the attacks' rows tell."""
+    lost = [why for row in results.training for why in row.failures.values()]
+    told = sum(row.status in {"client_failed", "invalid_update"} for row in results.attacks)
+    if len(lost) <= told:
+        return []
+    asked = plural(sum(row.asked for row in results.training), "update")
+    text = f"{len(lost):,} of {asked} did not arrive or could not be used{_why(lost)}"
+    return [Note("warning", text)]
+
+
+def _why(messages: list[str]) -> str:
+    """Return the reason behind a colon, the most frequent one of several, or a full stop."""
+    told = Counter(message for message in messages if message).most_common(1)
+    if not told:
+        return "."
+    return f"{': ' if len(set(messages)) == 1 else ', most often: '}{told[0][0]}"
+
+
+def shortfall(results: Results) -> str:
+    """Return in a sentence why a run that ended measured nothing, or "" if it did."""
+    asked = sum(row.asked for row in results.training)
+    if asked and not any(row.answered for row in results.training):
+        why = _why([why for row in results.training for why in row.failures.values()])
+        return f"No client ever sent an update that could be used{why}"
+    ran = [r for r in results.attacks if r.status not in {"client_failed", "invalid_update"}]
+    if ran and all(row.status == "attack_failed" for row in ran):
+        return f"Every attack failed with an error{_why([row.message for row in ran])}"
+    return ""
 
 
 def judge_sweep(known: list[Results], runs: int) -> Verdict:

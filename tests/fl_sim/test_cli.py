@@ -9,6 +9,7 @@ import sys
 import pytest
 from torch import nn
 
+from attacks import Attack
 from fl_sim.cli import main
 from fl_sim.records import Gallery, Results
 from fl_sim.sweep import finished_before, job_folder, jobs_begun, sweep_folder
@@ -103,6 +104,53 @@ def test_misbehaving_clients_are_reported_and_the_others_go_on(fl_sim, tmp_path)
     assert "has shape" in rows[2].message
     assert rows[3].recovered == 4
     assert "fails on purpose" in out
+
+
+@pytest.mark.parametrize("off", ["attack=none", "strategy=plain", "attack.rounds=[2]"])
+def test_clients_that_fail_are_told_of_where_nothing_is_attacked(fl_sim, tmp_path, off):
+    faults = "clients.faults={0:raise,1:nan}"
+    settings = ["hydra.run.dir=run", "clients.per_round=4", "rounds=2", faults]
+    status, out, _ = fl_sim(*SMALL, *settings, off)
+    assert status == 0
+    before, *rounds = Results.load(tmp_path / "run").training
+    assert (before.asked, before.answered, before.failures) == (0, 0, {})
+    for row in rounds:
+        assert (row.asked, row.answered) == (4, 2)
+        assert list(row.failures) == ["0", "1"]
+        assert "fails on purpose" in row.failures["0"]
+        assert "contains NaN" in row.failures["1"]
+    told = "4 of 8 updates did not arrive or could not be used, most often: "
+    assert told in " ".join(out.split())
+    assert told in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_run_without_any_client_is_status_one(fl_sim, tmp_path):
+    faults = "clients.faults={0:raise,1:raise}"
+    settings = ["hydra.run.dir=run", "clients.count=2", "rounds=2", faults]
+    status, _, err = fl_sim(*SMALL, *settings)
+    assert status == 1
+    assert err.startswith("fl-sim: No client ever sent an update that could be used: RuntimeError")
+    assert err.count("\n") == 1
+    assert Results.load(tmp_path / "run").status == "complete"
+    assert (tmp_path / "run/report.html").is_file()
+
+
+class Broken(Attack):
+    """Cannot even begin."""
+
+    def reconstruct(self, problem):
+        raise RuntimeError("The lion is out.")
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "sweep.name=all", "seed=0,1"]])
+def test_a_run_whose_attacks_all_fail_is_status_one(fl_sim, sweep):
+    broken = [f"attack.method._target_={__name__}.Broken", "hydra.run.dir=run"]
+    status, _, err = fl_sim(*sweep, *SMALL, *broken)
+    assert status == 1
+    told = "Every attack failed with an error: RuntimeError: The lion is out.\n"
+    assert err.count(told) == max(1, len(sweep) - 1)
+    status, _, err = fl_sim(*sweep, *SMALL, *broken)
+    assert status == 1
 
 
 BAD = [

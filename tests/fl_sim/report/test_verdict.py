@@ -82,3 +82,16 @@ def test_a_sweep_counts_runs_and_images():
     assert verdict.notes[0].text == "1 of 3 runs did not complete."
     assert "read none of 2 private images" in judge_sweep([dense], runs=1).headline
     assert judge_sweep([results()], runs=1).tone == "open"
+
+
+def test_lost_updates_are_told_once():
+    lost = TrainingRow(1, 1.5, 0.4, asked=4, answered=2, failures={"0": "Gone.", "3": "Gone."})
+    unseen = Results(scenario(), [], [lost], "complete")
+    told = [note.text for note in judge(unseen).notes]
+    assert told == ["2 of 4 updates did not arrive or could not be used: Gone."]
+    assert {f.name: f.value for f in key_figures(unseen)}["Updates"] == "2"
+    rows = [attacked(k, [], status="client_failed", message="Gone.")[0] for k in (0, 3)]
+    seen = Results(scenario(), rows, [lost], "complete")
+    assert [note.text for note in judge(seen).notes] == [
+        "2 of 2 attacks got no update, because the client failed. Gone."
+    ]
