@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_sim.config import ScenarioConfig, config_folder, register
 from fl_sim.errors import RunError, ScenarioError
+from fl_sim.folders import RunFolder
 from fl_sim.sweep import SweepCallback, finished_before, job_folder, job_title, name_sweep
 
 FAILED, BAD_OVERRIDE, STOPPED = 1, 2, 130
@@ -47,7 +48,7 @@ def run(argv: list[str]) -> int:
     register()
     name_sweep(argv)
     OmegaConf.register_new_resolver("fl_sim.job_folder", job_folder, replace=True)
-    SweepCallback.failed = False
+    SweepCallback.failed, RunFolder.made = False, ()
     statuses: list[int] = []  # stays empty where other processes run the jobs of a sweep
 
     def job(config: ScenarioConfig) -> None:
@@ -64,7 +65,14 @@ def run(argv: list[str]) -> int:
         if os.environ.get(TRACEBACK):
             raise
         return _fail(plain_sentence(error), BAD_OVERRIDE)
-    return max([*statuses, FAILED * SweepCallback.failed])
+    except OSError as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return _fail(f"The output folder cannot be written: {error}", FAILED)
+    status = max([*statuses, FAILED * SweepCallback.failed])
+    if status:
+        RunFolder.remove()
+    return status
 
 
 def run_job(config: ScenarioConfig) -> int:

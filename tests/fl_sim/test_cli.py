@@ -187,6 +187,29 @@ def test_a_bad_override_is_one_sentence_and_status_two(fl_sim, overrides, named)
     assert named in err
 
 
+def test_a_refused_command_leaves_no_folder_behind(fl_sim, tmp_path):
+    assert fl_sim("tracker=none", "clients.lr=0")[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_command_leaves_what_was_there(fl_sim, tmp_path):
+    (tmp_path / "outputs/mine").mkdir(parents=True)
+    (tmp_path / "outputs/note.txt").write_text("kept")
+    for folder in ("outputs/mine", "outputs/other"):
+        assert fl_sim("tracker=none", "clients.lr=0", f"hydra.run.dir={folder}")[0] == 2
+    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["mine", "note.txt"]
+
+
+@pytest.mark.parametrize("folder", ["hydra.run.dir=file/x", "-m hydra.sweep.dir=file/x seed=0,1"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(fl_sim, tmp_path, folder):
+    (tmp_path / "file").write_text("not a folder")
+    status, _, err = fl_sim(*folder.split(), "tracker=none")
+    assert status == 1
+    assert err.startswith("fl-sim: The output folder cannot be written: ")
+    assert "file/x" in err
+    assert err.count("\n") == 1
+
+
 def test_a_run_that_breaks_is_status_one_and_keeps_what_it_has(fl_sim, tmp_path, monkeypatch):
     from fl_sim import recorder
 
