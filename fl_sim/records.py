@@ -98,6 +98,8 @@ class TrainingRow:
         Clients that were sent the model in this round, and those that sent a usable update back.
     failures : dict from str to str
         The others, by number, and why.
+    tested : int or None
+        Test images behind loss and accuracy.
     """
 
     round: int
@@ -107,6 +109,7 @@ class TrainingRow:
     asked: int = 0
     answered: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    tested: int | None = None
 
 
 @dataclass

@@ -198,4 +198,4 @@ def evaluate_model(
         right += int((output.argmax(1).cpu() == y).sum())
     count = max(len(labels), 1)
     mean = loss / count if math.isfinite(loss) else None
-    return TrainingRow(round=server_round, loss=mean, accuracy=right / count)
+    return TrainingRow(server_round, mean, right / count, tested=len(labels))

@@ -35,8 +35,7 @@ def trajectory_chart(results: Results) -> Chart | None:
     rounds = sorted(by_round)
     read = [_over(by_round[r], read_share) for r in rounds]
     alike = [_over(by_round[r], lambda row: middle([row], "ssim")) for r in rounds]
-    tests = results.scenario.get("data", {}).get("test_samples")
-    learned = [binomial(row, tests) for row in results.training]
+    learned = [binomial(row) for row in results.training]
 
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -65,9 +64,9 @@ def read_share(row: AttackRow) -> float:
     return row.recovered / (row.batch_size or 1)
 
 
-def binomial(row: TrainingRow, tests: int | None) -> Estimate:
+def binomial(row: TrainingRow) -> Estimate:
     """Return a test accuracy p with its interval 1.96 sqrt(p (1 - p) / n) over n test images."""
-    p = row.accuracy
+    p, tests = row.accuracy, row.tested
     half = None if not tests else 1.96 * math.sqrt(p * (1 - p) / tests)
     return Estimate(p, half, tests or 1)
 

@@ -180,8 +180,8 @@ def test_a_run_of_several_rounds_shows_its_trajectory(tmp_path):
 
 
 def test_an_accuracy_of_one_half_over_100_images_is_known_to_ten_percent():
-    assert binomial(TrainingRow(1, 1.0, 0.5), 100).half == pytest.approx(0.098)
-    assert binomial(TrainingRow(1, 1.0, 0.5), None).half is None
+    assert binomial(TrainingRow(1, 1.0, 0.5, tested=100)).half == pytest.approx(0.098)
+    assert binomial(TrainingRow(1, 1.0, 0.5)).half is None
 
 
 def test_a_loss_that_is_no_number_has_a_page(tmp_path):
@@ -197,3 +197,11 @@ def test_a_huge_loss_is_short(tmp_path):
     results.training[2].loss = 3.14e30
     results.save(tmp_path)
     assert "2.000 to 3.1e+30, from" in write_report(tmp_path).read_text()
+
+
+def test_a_sum_over_clients_is_called_that(tmp_path):
+    write_run(tmp_path, [attacked(0, [1e-7, 1e-6], client=-1, clients=[0, 2, 3])])
+    page, _ = read(write_report(tmp_path))
+    assert "<h3>3 clients, round 1</h3>" in page
+    assert '<td data-sort="-1">3 clients</td>' in page
+    assert "Client -1" not in page
