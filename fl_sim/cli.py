@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     register()
     name_sweep(argv)
     OmegaConf.register_new_resolver("fl_sim.job_folder", job_folder, replace=True)
-    SweepCallback.failed, RunFolder.made = False, ()
+    SweepCallback.failed, SweepCallback.folder, RunFolder.made = False, None, ()
     statuses: list[int] = []  # stays empty where other processes run the jobs of a sweep
 
     def job(config: ScenarioConfig) -> None:
@@ -60,6 +60,7 @@ def run(argv: list[str]) -> int:
         )
         start(job)()
     except KeyboardInterrupt:
+        SweepCallback.stopped()
         return _fail("Stopped by the user; what was finished is kept.", STOPPED)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get(TRACEBACK):

@@ -87,7 +87,8 @@ class Display:
             self._progress.stop()
         verdict = judge(results)
         if self.brief:
-            self._say(f"{self.title}{verdict.headline} {results.wall_seconds:.1f} s.", wrap=False)
+            told = verdict.headline if results.status == "complete" else f"{results.status} after"
+            self._say(f"{self.title}{told} {results.wall_seconds:.1f} s.", wrap=False)
             return
         if results.attacks:
             self.console.print(attack_table(results))

@@ -145,8 +145,12 @@ class SweepCallback(Callback):
     failed = False
     """Whether any job of the last sweep did not complete."""
 
+    folder: Path | None = None
+    """Of the sweep under way."""
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Count the jobs, where the sweeper is one whose jobs are known beforehand."""
+        type(self).folder = Path(config.hydra.sweep.dir)
         total = count_jobs(config.hydra)
         os.environ[TOTAL_VARIABLE] = str(total or "")
         jobs = "jobs" if total is None else plural(total, "job")
@@ -156,9 +160,18 @@ class SweepCallback(Callback):
         """Build the page over all jobs."""
         from fl_sim.report.sweep import write_sweep_report
 
-        folder = Path(config.hydra.sweep.dir)
-        type(self).failed = any(_fell_short(run) for run in jobs_begun(folder))
+        cls, folder = type(self), Path(config.hydra.sweep.dir)
+        cls.folder, cls.failed = None, any(_fell_short(run) for run in jobs_begun(folder))
         _say(f"Report: {write_sweep_report(folder)}")
+
+    @classmethod
+    def stopped(cls) -> None:
+        """Build the page over the jobs there are, if a sweep was under way."""
+        from fl_sim.report.sweep import write_sweep_report
+
+        folder, cls.folder = cls.folder, None
+        if folder is not None and any(run.results for run in find_runs(folder)):
+            _say(f"Report: {write_sweep_report(folder)}")
 
 
 def _say(line: str) -> None:

@@ -49,14 +49,17 @@ def write_report(folder: Path) -> Path:
     results = Results.load(folder)
     gallery, note = load_gallery(folder)
     trajectory = trajectory_chart(results)
+    ended = results.status == "complete"
+    rounds = [*(row.round for row in results.training), *(row.round for row in results.attacks)]
+    done = max(rounds, default=0)
     sheet, sheet_words = _contact_sheet(gallery)
     return write_page(
         folder / REPORT_FILE,
         "run.html.j2",
         name=folder.resolve().name,
         verdict=judge(results),
-        sentence=describe(results.scenario),
-        planned=not results.attacks and results.status != "complete",
+        sentence=describe(results.scenario, None if ended else done or None),
+        planned=not (done or ended),
         sheet=sheet,
         sheet_words=sheet_words,
         figures=key_figures(results),

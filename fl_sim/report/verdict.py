@@ -17,7 +17,7 @@ CLOSE = 20.0
 
 FAILURES = {
     "timeout": "ran out of time. What was found until then counts.",
-    "interrupted": "was stopped by the user. What was found until then counts.",
+    "interrupted": "was stopped by the user. Of its images only those read until then count.",
     "attack_failed": "failed with an error, which says nothing about the clients' safety.",
     "not_applicable": "could not read this model.",
     "invalid_update": "got an update that is no gradient of this model.",
@@ -59,7 +59,7 @@ class Verdict:
 
 def judge(results: Results) -> Verdict:
     """Return the verdict over all attacks of a run."""
-    total = sum(row.batch_size or 0 for row in results.attacks)
+    total = sum(_attacked(row) for row in results.attacks)
     read = sum(row.recovered for row in results.attacks)
     close = sum(_close(row) for row in results.attacks)
     notes = [*_false_certificates([results]), *_ending(results), *_losses(results)]
@@ -94,12 +94,19 @@ def _headline(results: Results, read: int, total: int) -> str:
 
 
 def _without_images(results: Results) -> str:
+    if any(row.status == "interrupted" for row in results.attacks):
+        return "The run stopped before any attack had ended."
     if results.attacks:
         return "The server had no update to read."
     return {
         "complete": "No update was attacked.",
         "failed": "The run failed before any update was attacked.",
     }.get(results.status, "The run stopped before any update was attacked.")
+
+
+def _attacked(row: AttackRow) -> int:
+    """Count the images an attack was given time for: one that the user stopped hides none."""
+    return row.recovered if row.status == "interrupted" else row.batch_size or 0
 
 
 def _close(row: AttackRow) -> int:

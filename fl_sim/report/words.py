@@ -66,19 +66,28 @@ def look_up(scenario: Mapping[str, Any], key: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def describe(scenario: Mapping[str, Any]) -> str:
+def describe(scenario: Mapping[str, Any], done: int | None = None) -> str:
     """Return the scenario as one sentence.
 
     Parameters
     ----------
     scenario : mapping
         `Results.scenario`; keys that are missing are left out of the sentence.
+    done : int, optional
+        How many rounds there were, where the run ended early.
     """
-    rounds = look_up(scenario, "rounds", 1)
-    opening = f"In each of {rounds} rounds, " if rounds != 1 else ""
+    opening = _rounds(look_up(scenario, "rounds", 1), done)
     told = f"{opening}{_clients(scenario)}{_training(scenario)} sent {_update(scenario)}"
     sentence = f"{told}; {_server(scenario)}."
     return sentence[0].upper() + sentence[1:]
+
+
+def _rounds(planned: int, done: int | None) -> str:
+    if planned == 1:
+        return ""
+    if done is None or done >= planned:
+        return f"In each of {planned} rounds, "
+    return f"In the first {f'{done} ' if done > 1 else ''}of {planned} rounds, "
 
 
 def _clients(scenario: Mapping[str, Any]) -> str:

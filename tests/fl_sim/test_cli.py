@@ -3,15 +3,19 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from torch import nn
 
-from attacks import Attack
+from attacks import Attack, TensorAttack
 from fl_sim.cli import main
+from fl_sim.federation import Federation
 from fl_sim.records import Gallery, Results
+from fl_sim.server import model_of
 from fl_sim.sweep import finished_before, job_folder, jobs_begun, sweep_folder
 from tests.fl_sim.report.synthetic import write_run
 
@@ -151,6 +155,35 @@ def test_a_run_whose_attacks_all_fail_is_status_one(fl_sim, sweep):
     assert err.count(told) == max(1, len(sweep) - 1)
     status, _, err = fl_sim(*sweep, *SMALL, *broken)
     assert status == 1
+
+
+class Stopper(Attack):
+    """Presses Ctrl-C where it meets a certain model."""
+
+    at = None
+
+    def reconstruct(self, problem):
+        if problem.model.layers[0].bias[0] == Stopper.at:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            threading.Event().wait(30)
+        return TensorAttack().reconstruct(problem)
+
+
+def test_a_sweep_that_is_stopped_has_a_page_of_what_is_done(fl_sim, tmp_path, scenario):
+    config = scenario("model.width=256", "seed=1")
+    Stopper.at = model_of(config, Federation(config)).layers[0].bias[0].item()
+    status, out, err = fl_sim(
+        "-m", *SMALL, f"attack.method._target_={__name__}.Stopper", "seed=0,1,2", "sweep.name=cut"
+    )
+    assert status == 130
+    assert err == "fl-sim: Stopped by the user; what was finished is kept.\n"
+    first, second, *rest = [line for line in out.splitlines() if line.startswith("[")]
+    assert "read 8 of 8 private images" in first
+    assert "interrupted after " in second
+    assert "read none" not in second
+    assert not rest
+    assert "Report: multirun/cut/sweep.html" in out
+    assert "1 of 2 runs did not complete." in (tmp_path / "multirun/cut/sweep.html").read_text()
 
 
 BAD = [

@@ -205,3 +205,13 @@ def test_a_sum_over_clients_is_called_that(tmp_path):
     assert "<h3>3 clients, round 1</h3>" in page
     assert '<td data-sort="-1">3 clients</td>' in page
     assert "Client -1" not in page
+
+
+def test_a_run_that_ended_early_says_how_many_rounds_there_were(tmp_path):
+    stopped = {"status": "interrupted", "message": "Stopped by the user.", "rounds": 60}
+    write_run(tmp_path, [attacked(0, [1e-7], round_number=3)], **stopped)
+    page = write_report(tmp_path).read_text()
+    assert "In the first 3 of 60 rounds, 2 of 4 clients" in page
+    assert "In each of 60 rounds" not in page
+    write_run(tmp_path, training=1, **stopped)
+    assert "The plan: In each of 60 rounds" in write_report(tmp_path).read_text()

@@ -95,3 +95,13 @@ def test_lost_updates_are_told_once():
     assert [note.text for note in judge(seen).notes] == [
         "2 of 2 attacks got no update, because the client failed. Gone."
     ]
+
+
+def test_an_attack_that_the_user_stopped_hides_no_image():
+    stopped = attacked(1, [None, 0.9, 1e-7], status="interrupted")
+    verdict = judge(results(attacked(0, [1e-7, 1e-6]), stopped, status="interrupted"))
+    assert verdict.headline == "The server read 3 of 3 private images exactly, all certified."
+    nothing = attacked(0, [None], status="interrupted")
+    verdict = judge(results(nothing, status="interrupted"))
+    assert verdict.headline == "The run stopped before any attack had ended."
+    assert verdict.tone == "open"
