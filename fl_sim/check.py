@@ -52,9 +52,39 @@ def check_numbers(config: ScenarioConfig) -> None:
             f"clients.local_steps={clients.local_steps} needs clients.reply=weights; "
             "a gradient is the result of one step."
         )
+    check_momentum(config)
+    check_attack(config)
     check_faults(clients.faults)
     check_device(config.device)
     check_grants(config.attack.knows)
+
+
+def check_momentum(config: ScenarioConfig) -> None:
+    """Raise `ScenarioError` unless the clients' optimiser can have this momentum."""
+    momentum, optimizer = config.clients.momentum, config.clients.optimizer
+    if not 0 <= momentum < 1:
+        raise ScenarioError(f"clients.momentum={momentum} must be at least 0 and less than 1.")
+    if momentum and optimizer != "sgd":
+        raise ScenarioError(
+            f"clients.momentum={momentum} is for clients.optimizer=sgd; {optimizer} has its own."
+        )
+
+
+def check_attack(config: ScenarioConfig) -> None:
+    """Raise `ScenarioError` unless what is attacked, and for how long, can be."""
+    attack = config.attack
+    if attack.timeout is not None and not attack.timeout > 0:
+        raise ScenarioError(
+            f"attack.timeout={attack.timeout} must be positive, or null for no limit."
+        )
+    if attack.most is not None and attack.most < 1:
+        raise ScenarioError(f"attack.most={attack.most} must be at least 1, or null for all.")
+    for number in attack.rounds or ():
+        if not 1 <= number <= config.rounds:
+            raise ScenarioError(
+                f"attack.rounds has {number}, but the rounds are 1 to {config.rounds} "
+                f"(rounds={config.rounds})."
+            )
 
 
 def check_faults(faults: Any) -> None:
@@ -102,7 +132,24 @@ def check_batches(config: ScenarioConfig, federation: Federation) -> None:
         drawn.update(sample_cohort(clients.count, clients.per_round, config.seed, server_round))
     with as_scenario_error():
         for client in sorted(drawn):
-            federation.batch_indices(client, 1)
+            if (held := len(federation.indices(client))) < clients.batch_size:
+                raise ScenarioError(
+                    too_large(config, client, held, len(federation.data.train_labels))
+                )
+
+
+def too_large(config: ScenarioConfig, client: int, held: int, images: int) -> str:
+    """Return what to do about a batch larger than what a client holds, of so many images in all."""
+    size, samples = config.clients.batch_size, config.data.samples_per_client
+    told = f"Client {client} holds {held:,} images, fewer than clients.batch_size={size}; "
+    if size > images:
+        return f"{told}lower it: there are {images:,} training images in all."
+    if samples is not None:
+        return f"{told}lower it, or raise data.samples_per_client={samples}."
+    return (
+        f"{told}lower it, or set data.samples_per_client={size} or more, which lets clients draw "
+        "overlapping samples."
+    )
 
 
 @contextmanager

@@ -128,6 +128,12 @@ def plain_sentence(error: Exception) -> str:
         lines = lines[: lines.index("Config search path:")]
     if unknown := re.match(r"Could not override '(.*)'", lines[0] if lines else ""):
         return unknown_key(unknown[1])
+    if scalar := re.match(r"Error merging override ([^\s=]+)=(\S+)", lines[0] if lines else ""):
+        key, value = scalar.groups()
+        if "is not a ListConfig" in str(error.__cause__):
+            return f"{key}={value} has to be a list: write {key}=[{value}]."
+    if choice := re.search(r"Could not load '(\w+)/(.*)'", lines[0] if lines else ""):
+        return f"{choice[1]} has no {choice[2]!r}; it has {', '.join(choices(choice[1]))}."
     if lines and lines[0].startswith("Error merging override") and error.__cause__ is not None:
         lines = [lines[0].replace("Error merging override ", ""), *_head(error.__cause__)]
     heads = [i for i, line in enumerate(lines) if line.startswith("Available options in")]
@@ -140,9 +146,16 @@ def plain_sentence(error: Exception) -> str:
 def unknown_key(key: str) -> str:
     """Return what to do about a key that is not there."""
     told = f"{key!r} is not a key of this scenario; `fl-sim --help` lists them all."
+    if key.startswith("defense.") and (name := key.split(".")[1]) in choices("defense"):
+        return f"{key!r} needs a defense={name}, alone or in a list: defense=[{name},...]."
     if key.startswith(OPEN):
         told += f" An argument of a class of your own is added with a plus: +{key}=VALUE."
     return told
+
+
+def choices(group: str) -> list[str]:
+    """Return the names of a group's files."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
 
 
 def _head(error: BaseException) -> list[str]:
