@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
             raise
         return _fail(plain_sentence(error), BAD_OVERRIDE)
     except OSError as error:
-        if os.environ.get(TRACEBACK):
+        if os.environ.get(TRACEBACK) or error.filename is None:  # not about a file: a closed pipe
             raise
         return _fail(f"The output folder cannot be written: {error}", FAILED)
     status = max([*statuses, FAILED * SweepCallback.failed])

@@ -7,6 +7,7 @@ from typing import Any
 
 from fl_sim.records import EXACT, Results
 from fl_sim.report import formats
+from fl_sim.report.verdict import judge
 
 ASKED = ("asked", "answered")
 """Of a round, summed over all."""
@@ -24,7 +25,7 @@ class Figure:
 def key_figures(results: Results) -> list[Figure]:
     """Return the figures of a run that are known, the most important first."""
     known = results.summary()
-    figures = _of_the_attacks(known) if results.attacks else []
+    figures = _of_the_attacks(known, judge(results).total) if results.attacks else []
     if known["accuracy"] is not None:
         rounds = formats.plural(results.training[-1].round, "round")
         hint = f"global model after {rounds}"
@@ -39,13 +40,15 @@ def key_figures(results: Results) -> list[Figure]:
     return figures
 
 
-def _of_the_attacks(known: dict[str, Any]) -> list[Figure]:
-    """Return the figures that exist only where something was attacked."""
+def _of_the_attacks(known: dict[str, Any], judged: int) -> list[Figure]:
+    """Return the figures that exist only where something was attacked, `judged` images of it to
+    an end.
+    """
     total, estimated = known["batch_size"], known["estimated_batch_size"]
     false = known["false_certificates"]
     hint = f"largest; exact up to {EXACT:g}"
     figures = [
-        Figure("Read exactly", formats.count(known["recovered"]), f"of {formats.count(total)}"),
+        Figure("Read exactly", formats.count(known["recovered"]), f"of {formats.count(judged)}"),
         Figure("Certified", formats.count(known["certified"]), f"{formats.count(false)} falsely"),
         Figure("Batch sizes", formats.count(estimated), f"as read; truth {formats.count(total)}"),
         Figure("Labels right", formats.share(known["label_accuracy"]), "mean over the attacks"),

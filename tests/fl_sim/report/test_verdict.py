@@ -101,6 +101,8 @@ def test_an_attack_that_the_user_stopped_hides_no_image():
     stopped = attacked(1, [None, 0.9, 1e-7], status="interrupted")
     verdict = judge(results(attacked(0, [1e-7, 1e-6]), stopped, status="interrupted"))
     assert verdict.headline == "The server read 3 of 3 private images exactly, all certified."
+    run = results(attacked(0, [1e-7, 1e-6]), stopped, status="interrupted")
+    assert [f.hint for f in key_figures(run) if f.name == "Read exactly"] == ["of 3"]
     nothing = attacked(0, [None], status="interrupted")
     verdict = judge(results(nothing, status="interrupted"))
     assert verdict.headline == "The run stopped before any attack had ended."
