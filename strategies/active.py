@@ -15,7 +15,9 @@ from strategies.adversary import HonestButCurious, Observation
 from strategies.detectability import detectability
 from strategies.queries import Query, state_of
 from strategies.update import arrays_of, tensor
-from strategies.view import ServerView
+
+Suspicion = dict[str, Any]
+"""How far what was sent lies off an honest draw, as it is written into a result."""
 
 
 class ActiveServer(HonestButCurious):
@@ -39,20 +41,22 @@ class ActiveServer(HonestButCurious):
         self.query = query
         self.per_client = per_client
         query.craft(self.model_fn(), torch.Generator())  # refuse a model it does not fit at once
-        self._suspicion: dict[int, dict[str, Any]] = {}
+        self._suspicion: dict[int, Suspicion] = {}  # by node, in the round under way
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Replace the parameters in every message of the strategy."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        drawn: dict[int, ArrayRecord] = {}
+        drawn: dict[int, tuple[ArrayRecord, Suspicion]] = {}
+        self._suspicion = {}
         for message in messages:
             node = message.metadata.dst_node_id
             key = self.client_of(node) if self.per_client else 0
             if key not in drawn:
                 drawn[key] = self._crafted(arrays_of(message), server_round, key)
-            crafted = self._round.sent[node] = drawn[key]
+            crafted, self._suspicion[node] = drawn[key]
+            self._round.sent[node] = crafted
             message.content = RecordDict(
                 {
                     name: crafted if isinstance(record, ArrayRecord) else record
@@ -61,7 +65,9 @@ class ActiveServer(HonestButCurious):
             )
         return messages
 
-    def _crafted(self, honest: ArrayRecord, server_round: int, key: int) -> ArrayRecord:
+    def _crafted(
+        self, honest: ArrayRecord, server_round: int, key: int
+    ) -> tuple[ArrayRecord, Suspicion]:
         entropy = np.random.SeedSequence([self.seed, server_round, key % 2**64, 1])
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
         model = self.model_fn()
@@ -70,12 +76,12 @@ class ActiveServer(HonestButCurious):
         self.query.craft(model, generator)
         after = state_of(model)
         score, where = detectability(after, before, generator)
-        self._suspicion[key] = {"detectability": score, "detectability_parameter": where}
-        return ArrayRecord({name: Array(value.numpy()) for name, value in after.items()})
+        crafted = ArrayRecord({name: Array(value.numpy()) for name, value in after.items()})
+        return crafted, {"detectability": score, "detectability_parameter": where}
 
-    def _attack(self, server_round: int, client: int, view: ServerView) -> Observation:
-        observation = super()._attack(server_round, client, view)
-        if observation.found is None:
+    def _observe(self, server_round: int, client: int, reply: Message | None) -> Observation:
+        observation = super()._observe(server_round, client, reply)
+        if observation.found is None or reply is None:
             return observation
-        info = {**observation.found.info, **self._suspicion[client if self.per_client else 0]}
+        info = {**observation.found.info, **self._suspicion[reply.metadata.src_node_id]}
         return replace(observation, found=replace(observation.found, info=info))

@@ -10,7 +10,7 @@ from torch import nn
 
 from attacks import Attack, Reconstruction
 from fl_sim.backends.inline import InlineBackend
-from strategies.cohort import partition_of
+from strategies.cohort import PARTITION_KEY, partition_of
 
 LR = 0.5
 
@@ -31,8 +31,10 @@ def batch(client, server_round):
     return inputs, torch.randint(3, (5,), generator=generator)
 
 
-def client_app(break_update=None):
-    """Clients take one step of SGD; `break_update(client, state)` may spoil what they send."""
+def client_app(break_update=None, says=None):
+    """Clients take one step of SGD; `break_update(client, state)` may spoil what they send, and
+    `says(client)` is what they call themselves, if anything.
+    """
     app = ClientApp()
 
     @app.train()
@@ -50,6 +52,8 @@ def client_app(break_update=None):
         if break_update is not None:
             state = break_update(client, state)
         metrics = MetricRecord({"num-examples": 5, "loss": loss.item()})
+        if says is not None:
+            metrics[PARTITION_KEY] = says(client)
         content = RecordDict({"arrays": ArrayRecord(state), "metrics": metrics})
         return Message(content=content, reply_to=message)
 

@@ -10,7 +10,7 @@ from strategies import ActiveServer, SeededCohort
 from strategies.detectability import detectability
 from strategies.queries import Imprint, PassThrough, WideGaussian, state_of
 from strategies.trap_weights import TrapWeights
-from tests.strategies.apps import LR, Spy, build_model, fedavg, initial_arrays, run
+from tests.strategies.apps import LR, Spy, build_model, client_app, fedavg, initial_arrays, run
 
 
 def seeded(seed=0):
@@ -49,6 +49,17 @@ def test_parameters_differ_between_clients_if_asked():
     run(active(spy, WideGaussian(), per_client=True), rounds=1)
     first, second = (p.model.state_dict() for p in spy.problems)
     assert not torch.equal(first["0.weight"], second["0.weight"])
+
+
+def test_clients_may_name_themselves():
+    """A reply is known by its node, whatever the client calls itself."""
+    spy = Spy()
+    settings = {"lr": LR, "query": WideGaussian(), "per_client": True}
+    strategy = ActiveServer(fedavg(), spy, build_model, **settings)
+    run(strategy, rounds=1, app=client_app(says=lambda client: 10 + client))
+    assert [o.client for o in strategy.observations] == [10, 11, 12]
+    scores = {o.found.info["detectability"] for o in strategy.observations}
+    assert len(scores) == 3
 
 
 def test_wide_gaussian_has_its_scale():
