@@ -27,9 +27,9 @@ class SecureAggregation(HonestButCurious):
     """Attack the weighted mean of each round's updates, the only thing this server looks at.
 
     All settings are those of `HonestButCurious`. One observation is made per round; its `client`
-    is `COHORT` and its `clients` are those whose updates are in the sum. Clients that fail to
-    answer are left out of the sum, as the protocol does after its recovery phase. The wrapped
-    strategy aggregates as ever, so training is the same, bit for bit.
+    is `COHORT` and its `clients` are those whose updates are in the sum, one for each reply.
+    Clients that fail to answer are left out of the sum, as the protocol does after its recovery
+    phase. The wrapped strategy aggregates as ever, so training is the same, bit for bit.
     """
 
     def aggregate_train(
@@ -44,13 +44,13 @@ class SecureAggregation(HonestButCurious):
         return self.strategy.aggregate_train(server_round, replies)
 
     def _observe_sum(self, server_round: int, replies: list[Message]) -> Observation:
-        asked = dict(self._by_client(replies))
-        answers = {c: r for c, r in asked.items() if r is not None and not r.has_error()}
-        members = tuple(answers) or tuple(asked)
+        asked = list(self._by_client(replies))
+        answers = [(c, r) for c, r in asked if r is not None and not r.has_error()]
+        members = tuple(client for client, _ in answers or asked)
         nobody = Observation(server_round, COHORT, clients=members)
         if not answers:
             return replace(nobody, status="client_failed", message="No client answered.")
-        received = list(answers.values())
+        received = [reply for _, reply in answers]
         sent = self._round.sent[received[0].metadata.src_node_id]
         model = self._sent_model(sent)
         try:

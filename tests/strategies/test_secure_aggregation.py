@@ -50,6 +50,18 @@ def test_one_attack_per_round_sees_the_mean_gradient_of_the_cohort():
         assert not any(torch.allclose(gradient, t[name].double(), rtol=1e-2) for t in truth)
 
 
+def test_replies_of_clients_with_one_name_are_all_in_the_sum():
+    spies = []
+    for says in (None, lambda client: 7):
+        spies.append(spy := Spy())
+        strategy = secured(spy)
+        run(strategy, rounds=1, app=client_app(says=says))
+    assert strategy.observations[0].clients == (7, 7, 7)
+    assert not strategy.observations[0].message
+    named, alike = (spy.problems[0].gradient for spy in spies)
+    assert all(torch.allclose(named[name], alike[name]) for name in named)
+
+
 def test_clients_are_weighted_by_the_examples_they_assert():
     run(fedavg(), rounds=1)  # messages need a grid's identity
     replies = [reply(torch.tensor([0.0, 3.0]), 1), reply(torch.tensor([9.0, 0.0]), 2)]
