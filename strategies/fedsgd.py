@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -13,14 +14,24 @@ from strategies.wrapper import StrategyWrapper
 
 
 class FedSGD(StrategyWrapper):
-    """Let a strategy average gradients, and step the global weights along the average.
+    """Turn each gradient into the weights one step along it, and let a strategy aggregate those.
+
+    A strategy sees what it would see if the clients had taken the step, so any aggregation of
+    weights is right (FedAdam for one, which looks at how far they have moved). The mean of
+    ``w - lr g_i`` is ``w - lr mean(g_i)``; the steps are taken in float64, and rounding is left to
+    the end.
 
     Parameters
     ----------
     strategy : flwr.serverapp.strategy.Strategy
-        Averages what the clients return, FedAvg for one.
+        Aggregates weights.
     lr : float
-        Learning rate of the server's step, positive.
+        Learning rate of the step, positive.
+
+    Raises
+    ------
+    ValueError
+        If the learning rate is not positive.
     """
 
     def __init__(self, strategy: Strategy, lr: float) -> None:
@@ -40,14 +51,44 @@ class FedSGD(StrategyWrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the gradients, then take the step; names without a gradient stay as they are."""
-        gradient, metrics = super().aggregate_train(server_round, replies)
-        if gradient is None:
+        """Take the steps, then aggregate; names without a gradient stay as they are."""
+        replies = list(replies)
+        stepped = [reply if reply.has_error() else self._stepped(reply) for reply in replies]
+        aggregated, metrics = super().aggregate_train(server_round, stepped)
+        if aggregated is None:
             return None, metrics
-        stepped = ArrayRecord()
+        moved = {name for reply in replies for name in names_in(reply)}
+        weights = ArrayRecord()
         for name, array in self._weights.items():
-            weights = array.numpy()
+            source = aggregated if name in moved else self._weights
+            dtype = array.numpy().dtype
+            weights[name] = Array(np.asarray(source[name].numpy(), dtype=dtype, order="C"))
+        return weights, metrics
+
+    def _stepped(self, reply: Message) -> Message:
+        """Return a copy of a reply that holds weights."""
+        stepped = copy(reply)
+        stepped.content = RecordDict(
+            {
+                name: self._step(record) if isinstance(record, ArrayRecord) else record
+                for name, record in reply.content.items()
+            }
+        )
+        return stepped
+
+    def _step(self, gradient: ArrayRecord) -> ArrayRecord:
+        """Return ``w - lr g`` in float64, in the order of the weights."""
+        weights = ArrayRecord()
+        for name, array in self._weights.items():
+            value = array.numpy().astype(np.float64)
             if name in gradient:
-                weights = (weights - self.lr * gradient[name].numpy()).astype(weights.dtype)
-            stepped[name] = Array(np.asarray(weights, order="C"))
-        return stepped, metrics
+                value = value - self.lr * gradient[name].numpy().astype(np.float64)
+            weights[name] = Array(np.asarray(value, order="C"))
+        return weights
+
+
+def names_in(reply: Message) -> list[str]:
+    """Return the names of all arrays of a reply."""
+    if reply.has_error():
+        return []
+    return [name for record in reply.content.array_records.values() for name in record]

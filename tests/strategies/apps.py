@@ -31,9 +31,10 @@ def batch(client, server_round):
     return inputs, torch.randint(3, (5,), generator=generator)
 
 
-def client_app(break_update=None, says=None):
-    """Clients take one step of SGD; `break_update(client, state)` may spoil what they send, and
-    `says(client)` is what they call themselves, if anything.
+def client_app(break_update=None, says=None, gradient=False):
+    """Clients take one step of SGD and return weights, or else their `gradient`;
+    `break_update(client, state)` may spoil what they send, and `says(client)` is what they call
+    themselves, if anything.
     """
     app = ClientApp()
 
@@ -41,13 +42,13 @@ def client_app(break_update=None, says=None):
     def train(message, context):
         client = partition_of(message, context)
         model = build_model()
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        model.load_state_dict(message.content["arrays"].to_torch_state_dict(), strict=False)
         inputs, labels = batch(client, message.content["config"]["server-round"])
         loss = nn.functional.cross_entropy(model(inputs), labels)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
-            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-                parameter -= LR * gradient
+            for parameter, slope in zip(model.parameters(), gradients, strict=True):
+                parameter.copy_(slope if gradient else parameter - LR * slope)
         state = model.state_dict()
         if break_update is not None:
             state = break_update(client, state)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedMedian, FedYogi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,16 @@ from strategies import (
     sample_cohort,
 )
 from strategies.limits import TimedOut, with_timeout
-from tests.strategies.apps import LR, Spy, build_model, client_app, fedavg, run, same_bits
+from tests.strategies.apps import (
+    LR,
+    Spy,
+    build_model,
+    client_app,
+    fedavg,
+    initial_arrays,
+    run,
+    same_bits,
+)
 
 
 def record(**tensors):
@@ -93,22 +103,45 @@ def test_dropping_invalid_updates_leaves_valid_rounds_alone():
     assert same_bits(plain, guarded)
 
 
-def test_fedsgd_takes_the_step_that_fedavg_of_one_step_takes():
-    """The mean of (w - lr g_i) is w - lr mean(g_i)."""
+ADAPTIVE = {
+    "FedAvg": (FedAvg, {}),
+    "FedAvgM": (FedAvgM, {"server_learning_rate": 0.7, "server_momentum": 0.9}),
+    "FedAdam": (FedAdam, {}),
+    "FedAdagrad": (FedAdagrad, {}),
+    "FedYogi": (FedYogi, {}),
+    "FedMedian": (FedMedian, {}),
+}
 
-    def as_gradient(_, state):
-        return {name: (sent[name] - value) / LR for name, value in state.items()}
 
-    from tests.strategies.apps import initial_arrays
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_fedsgd_does_what_the_strategy_does_with_weights_after_one_step(name):
+    """The mean of (w - lr g_i) is w - lr mean(g_i), and so on for whatever looks at weights."""
+    kind, extra = ADAPTIVE[name]
 
-    sent = initial_arrays().to_torch_state_dict()
-    _, averaged = run(SeededCohort(fedavg(), per_round=3), rounds=1)
+    def strategy():
+        return kind(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1, **extra)
+
+    _, trained = run(SeededCohort(strategy(), per_round=3), rounds=3)
     _, stepped = run(
-        SeededCohort(FedSGD(fedavg(), lr=LR), per_round=3), rounds=1, app=client_app(as_gradient)
+        SeededCohort(FedSGD(strategy(), lr=LR), per_round=3),
+        rounds=3,
+        app=client_app(gradient=True),
     )
-    for name, value in averaged.items():
-        assert np.allclose(value, stepped[name], atol=1e-6)
-        assert value.dtype == stepped[name].dtype
+    for name, value in trained.items():
+        assert np.allclose(value, stepped[name], atol=2e-6)
+        assert stepped[name].dtype == np.float32
+    assert max(np.abs(v - initial_arrays()[n].numpy()).max() for n, v in stepped.items()) > 0.03
+
+
+def test_fedsgd_leaves_names_without_a_gradient_alone():
+    counted = ArrayRecord({**initial_arrays(), "count": Array(np.array([3, 2**40]))})
+
+    strategy = SeededCohort(FedSGD(fedavg(), lr=LR), per_round=3)
+    app = client_app(gradient=True)
+    _, stepped = run(strategy, rounds=2, app=app, arrays=counted)
+    assert stepped["count"].tolist() == [3, 2**40]
+    assert stepped["count"].dtype == np.int64
+    assert not np.array_equal(stepped["0.weight"], initial_arrays()["0.weight"].numpy())
 
 
 def test_fedsgd_refuses_a_learning_rate_that_is_not_positive():
