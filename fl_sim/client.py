@@ -63,7 +63,8 @@ def train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDic
     with torch_threads(config["clients"]["threads"]):
         batches = federation.batches(client, server_round)
         update, loss = _update(config, federation, model, batches, defenses, generator)
-        update = _defended(config, sent, update, defenses, generator)
+        names = {name for name, p in model.named_parameters() if p.requires_grad}
+        update = _defended(config, sent, update, names, defenses, generator)
     if fault := (config["clients"]["faults"] or {}).get(client):
         update = FAULTS[str(fault)](update)
     metrics = {
@@ -107,15 +108,20 @@ def _defended(
     config: dict[str, Any],
     sent: Tensors,
     update: Tensors,
+    names: set[str],
     defenses: list[Defense],
     generator: Generator,
 ) -> Tensors:
-    """Return the update after those defences that act on the mean gradient as a whole."""
+    """Return the update after those defences that act on the mean gradient as a whole.
+
+    `names` are those of the trainable parameters; buffers, which have no gradient, stay as they
+    are.
+    """
     if not defenses:
         return update
     if config["clients"]["reply"] == "gradient":
         return defend(defenses, update, 1.0, generator)
     scale = config["clients"]["lr"] * config["clients"]["local_steps"]
-    moved = {k: (sent[k] - v) / scale for k, v in update.items() if v.is_floating_point()}
+    moved = {k: (sent[k] - v) / scale for k, v in update.items() if k in names}
     defended = defend(defenses, moved, scale, generator)
     return {k: sent[k] - scale * defended[k] if k in defended else v for k, v in update.items()}

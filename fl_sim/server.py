@@ -77,11 +77,22 @@ def build_strategy(
         The initial model; its parameter names are what a gradient reply must hold.
     on_observation : callable
         Gets what the adversary made of each reply.
+
+    Returns
+    -------
+    flwr.serverapp.strategy.Strategy
+        The outermost of the stack.
+
+    Raises
+    ------
+    ValueError
+        If a strategy, attack or defence refuses its settings, the model, or the clients' replies.
     """
     clients = config.clients
     strategy = aggregation_of(config)
     members = Cohort(clients.count, clients.per_round, str(clients.reply), config.seed)
     for defense in build_defenses(config.defense):
+        defense.check(model, str(clients.reply))
         strategy = defense.on_server(strategy, members)
     names = None
     if clients.reply == "gradient":

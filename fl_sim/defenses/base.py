@@ -14,6 +14,10 @@ hook                      what it may change                            for exam
 
 `Defense.on_server` steps in on the other side. At every place, several defences act one after
 another in the order in which they are given.
+
+Defences act on trainable parameters alone. Buffers, the running statistics of batch normalisation
+for one, have no gradient; where clients return weights, they go along as they are. A defence whose
+promise that would break says so in `Defense.check`, before anything runs.
 """
 
 from __future__ import annotations
@@ -79,6 +83,22 @@ class Defense:
 
     per_sample: ClassVar[bool] = False
 
+    def check(self, model: nn.Module, reply: str) -> None:
+        """Refuse a model that the defence cannot protect as it says.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The scenario's.
+        reply : str
+            "weights" or "gradient".
+
+        Raises
+        ------
+        ValueError
+            Naming the defence and what is wrong with the model.
+        """
+
     def on_model(self, model: nn.Module, generator: Generator) -> None:
         """Change the client's copy of the model, in place; parameter names have to stay."""
 
@@ -102,7 +122,8 @@ class Defense:
         Parameters
         ----------
         update : dict from parameter name to Tensor
-            Mean gradient of the client's local steps, on the CPU; left as it is.
+            Mean gradient of the client's local steps for each trainable parameter, on the CPU;
+            left as it is.
         scale : float
             The weights move by ``-scale * update``: learning rate times local steps, or 1 where
             clients send gradients.
@@ -147,6 +168,29 @@ def defend(
     for defense in defenses:
         update = defense.on_update(update, scale, generator)
     return update
+
+
+def refuse_buffers(name: str, model: nn.Module) -> None:
+    """Refuse a model whose buffers travel with its weights, past a defence that promises privacy.
+
+    Parameters
+    ----------
+    name : str
+        Of the defence, as it is configured.
+    model : nn.Module
+
+    Raises
+    ------
+    ValueError
+        Naming the first buffer.
+    """
+    travelling = set(model.state_dict())
+    if buffers := [key for key, _ in model.named_buffers() if key in travelling]:
+        raise ValueError(
+            f"defense={name} protects parameters alone, and this model also sends buffers "
+            f"({buffers[0]!r}); choose a model without batch normalisation "
+            "(model.norm=group for one)."
+        )
 
 
 def total_norm(tensors: Tensors) -> Tensor:

@@ -15,8 +15,9 @@ from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
     Strategy,
 )
+from torch import nn
 
-from fl_sim.defenses.base import Cohort, Defense
+from fl_sim.defenses.base import Cohort, Defense, refuse_buffers
 from strategies import StrategyWrapper
 
 
@@ -54,6 +55,10 @@ class CentralDp(Defense):
         self.clipping_norm = clipping_norm
         self.noise_multiplier = noise_multiplier
         self.adaptive = adaptive
+
+    def check(self, model: nn.Module, reply: str) -> None:
+        """Refuse buffers: Flower's wrapper would clip them with the weights and add noise."""
+        refuse_buffers("central_dp", model)
 
     def on_server(self, strategy: Strategy, cohort: Cohort) -> Strategy:
         """Return Flower's wrapper around the strategy, with its noise drawn by seed."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Generator
+from torch import Generator, nn
 
 from fl_sim.defenses.accounting import epsilon_of
-from fl_sim.defenses.base import Defense, Step, Tensors, normal
+from fl_sim.defenses.base import Defense, Step, Tensors, normal, refuse_buffers
 
 
 class DpSgd(Defense):
@@ -45,6 +45,16 @@ class DpSgd(Defense):
         self.clipping_norm = clipping_norm
         self.noise_multiplier = noise_multiplier
         self.delta = delta
+
+    def check(self, model: nn.Module, reply: str) -> None:
+        """Refuse layers that mix the samples of a batch, and buffers sent without noise."""
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            raise ValueError(
+                "defense=dp_sgd clips the gradient of each sample, and batch normalisation mixes "
+                "the samples of a batch; choose a model without it (model.norm=group for one)."
+            )
+        if reply == "weights":
+            refuse_buffers("dp_sgd", model)
 
     def on_samples(self, gradients: Tensors, generator: Generator) -> Tensors:
         """Return each sample's gradient times ``min(1, C / norm)``."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod
-from torch import Generator
+from torch import Generator, nn
 
 from fl_sim.defenses.accounting import epsilon_of
-from fl_sim.defenses.base import Defense, Tensors
+from fl_sim.defenses.base import Defense, Tensors, refuse_buffers
 
 
 class LocalDp(Defense):
@@ -60,6 +60,11 @@ class LocalDp(Defense):
         """Standard deviation of the noise per coordinate."""
         factor = float(np.sqrt(2 * np.log(1.25 / self.delta)))
         return self.sensitivity * factor / self.epsilon
+
+    def check(self, model: nn.Module, reply: str) -> None:
+        """Refuse buffers that would be sent without noise."""
+        if reply == "weights":
+            refuse_buffers("local_dp", model)
 
     def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
         """Return the update as Flower's mod lets it pass."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import nn
 
 from fl_sim.cli import config_folder
+from fl_sim.client import train
 from fl_sim.defenses import (
     Clip,
     DpSgd,
@@ -27,8 +29,11 @@ from fl_sim.defenses import (
 from fl_sim.defenses.base import total_norm
 from fl_sim.defenses.soteria import sensitivity
 from fl_sim.display import Display
+from fl_sim.errors import ScenarioError
+from fl_sim.federation import federation_of
 from fl_sim.local import sample_gradients, step_gradient
-from fl_sim.scenario import run_scenario
+from fl_sim.models import build_model
+from fl_sim.scenario import plain, run_scenario
 
 
 def seeded(seed=0):
@@ -308,6 +313,50 @@ def test_training_still_works(scenario, tmp_path, name):
 def test_a_bad_strength_is_refused_by_name(scenario, tmp_path, overrides, named):
     with pytest.raises(ValueError, match=named):
         run_scenario(scenario(*SMALL, *overrides.split()), tmp_path, Display(brief=True))
+
+
+BATCHNORM = ["model=resnet18", "model.norm=batch", "model.channels=4", "attack=none"]
+
+
+def test_buffers_are_no_part_of_an_update(scenario, tmp_path):
+    """Running statistics have no gradient: noise or a bound for gradients would spoil them."""
+    noise = ["defense=gaussian_noise", "defense.gaussian_noise.std=10", "clients.lr=1e-4"]
+    noisy = last_loss(scenario, tmp_path / "noise", *BATCHNORM, *noise)
+    assert math.isfinite(noisy.training[-1].loss)
+    replies = []
+    for defense in ("none", "clip"):
+        config = plain(scenario(*SMALL, *BATCHNORM, f"defense={defense}", "device=cpu"))
+        federation = federation_of(config)
+        model = build_model(config["model"], federation.data.image_shape, 10, 0)
+        sent = ArrayRecord(model.state_dict())
+        content = RecordDict({"arrays": sent, "config": ConfigRecord({"server-round": 1})})
+        replies.append(train(config, content, 0)["arrays"].to_torch_state_dict())
+    free, clipped = replies
+    before = model.state_dict()
+    names = {name for name, _ in model.named_parameters()}
+    assert all(torch.equal(free[k], clipped[k]) for k in before if k not in names)
+    moved = {k: before[k] - clipped[k] for k in names}
+    assert float(total_norm(moved)) == pytest.approx(config["clients"]["lr"] * 1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "named"),
+    [
+        ("local_dp", "weights", "running_mean"),
+        ("central_dp", "weights", "running_mean"),
+        ("dp_sgd", "weights", "batch normalisation mixes"),
+        ("dp_sgd", "gradient", "batch normalisation mixes"),
+    ],
+)
+def test_a_promise_that_buffers_would_break_is_refused(scenario, tmp_path, name, reply, named):
+    config = scenario(*SMALL, *BATCHNORM, f"defense={name}", f"clients.reply={reply}")
+    with pytest.raises(ScenarioError, match=named):
+        run_scenario(config, tmp_path, Display(brief=True))
+
+
+def test_gradients_hold_no_buffers_so_local_dp_can_protect_them(scenario, tmp_path):
+    settings = [*BATCHNORM, "defense=local_dp", "clients.reply=gradient"]
+    last_loss(scenario, tmp_path / "run", *settings)
 
 
 def test_the_order_given_is_the_order_of_work(scenario, tmp_path):
