@@ -7,9 +7,12 @@ a random share q of the samples has, at each integer order a > 1, the Rényi div
 
 (Mironov, Talwar, Zhang, "Rényi Differential Privacy of the Sampled Gaussian Mechanism", 2019,
 section 3.3). Steps add up. The best order gives epsilon at a given delta (Balle et al., "Hypothesis
-Testing Interpretations and Rényi Differential Privacy", 2020, theorem 21). Neighbours differ in one
-sample, present or absent; batches are taken as Poisson-sampled, as is usual, although the
-simulator's have a fixed size.
+Testing Interpretations and Rényi Differential Privacy", 2020, theorem 21).
+
+What the sensitivity bounds is the mechanism's to say: in DP-SGD one sample, present or absent (C);
+in local DP all that a client holds, replaced (2 C, `fl_sim.defenses.LocalDp`). A rate below 1 is
+for the first kind; batches are taken as Poisson-sampled, as is usual, although the simulator's have
+a fixed size.
 """
 
 from __future__ import annotations

@@ -21,16 +21,26 @@ class LocalDp(Defense):
     The noise has the standard deviation ``sensitivity * sqrt(2 ln(1.25 / delta)) / epsilon``. All
     quantities are in units of the weights (of the gradient, where clients send gradients).
 
+    Neighbours are any two data sets a client may hold: their updates, clipped to C, lie up to 2 C
+    apart. With that sensitivity, the default, `epsilon` is the budget of one update; Flower leaves
+    the choice to its users. What is reported (`budget`) follows from the noise that is drawn and
+    from 2 C, whatever the sensitivity says.
+
     Parameters
     ----------
     clipping_norm : float, default 1.0
-        Positive.
-    sensitivity : float, default 1.0
-        Not negative; at least `clipping_norm` for the guarantee to hold.
+        C, positive.
+    sensitivity : float, optional
+        Not negative; by default ``2 * clipping_norm``. Less means less noise than `epsilon` needs.
     epsilon : float, default 1.0
         Budget of one update, positive.
     delta : float, default 1e-5
         Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
 
     References
     ----------
@@ -41,7 +51,7 @@ class LocalDp(Defense):
     def __init__(
         self,
         clipping_norm: float = 1.0,
-        sensitivity: float = 1.0,
+        sensitivity: float | None = None,
         epsilon: float = 1.0,
         delta: float = 1e-5,
     ) -> None:
@@ -49,11 +59,14 @@ class LocalDp(Defense):
             raise ValueError(f"defense.local_dp.epsilon={epsilon!r} must be positive.")
         if not 0 < delta < 1:
             raise ValueError(f"defense.local_dp.delta={delta!r} must be between 0 and 1.")
-        LocalDpMod(clipping_norm, sensitivity, epsilon, delta)  # refuses the rest
         self.clipping_norm = clipping_norm
-        self.sensitivity = sensitivity
+        self.sensitivity = 2 * clipping_norm if sensitivity is None else sensitivity
         self.epsilon = epsilon
         self.delta = delta
+        self._mod()  # refuses the rest
+
+    def _mod(self) -> LocalDpMod:
+        return LocalDpMod(self.clipping_norm, self.sensitivity, self.epsilon, self.delta)
 
     @property
     def std(self) -> float:
@@ -68,7 +81,7 @@ class LocalDp(Defense):
 
     def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
         """Return the update as Flower's mod lets it pass."""
-        mod = LocalDpMod(self.clipping_norm, self.sensitivity, self.epsilon, self.delta)
+        mod = self._mod()
         moved = {name: -scale * value for name, value in update.items()}
         sent = {name: torch.zeros_like(value) for name, value in update.items()}
         seed = int(torch.randint(2**32, (1,), generator=generator, dtype=torch.int64))
@@ -86,7 +99,7 @@ class LocalDp(Defense):
 
     def budget(self, updates: int, steps: int, rate: float) -> float | None:
         """Return the budget of all updates together, by Rényi accounting."""
-        return epsilon_of(self.std / self.clipping_norm, updates, 1.0, self.delta)
+        return epsilon_of(self.std / (2 * self.clipping_norm), updates, 1.0, self.delta)
 
 
 def _envelope(tensors: Tensors) -> SimpleNamespace:

@@ -26,6 +26,7 @@ from fl_sim.defenses import (
     Sign,
     Soteria,
 )
+from fl_sim.defenses.accounting import epsilon_of
 from fl_sim.defenses.base import total_norm
 from fl_sim.defenses.soteria import sensitivity
 from fl_sim.display import Display
@@ -90,6 +91,10 @@ def local_dp():
     defense = LocalDp(clipping_norm=2.0, sensitivity=2.0, epsilon=4.0, delta=1e-5)
     std = 2.0 * math.sqrt(2 * math.log(1.25e5)) / 4.0
     assert defense.std == pytest.approx(std)
+    apart = LocalDp(clipping_norm=1.0, epsilon=4.0)
+    assert apart.std == pytest.approx(std), "two updates clipped to 1 are 2 apart"
+    assert defense.budget(1, 1, 0.1) == epsilon_of(std / 4.0, 1, 1.0, 1e-5)
+    assert LocalDp(clipping_norm=3.0, epsilon=0.5).budget(1, 1, 1.0) < 0.5
     before = np.random.get_state()[1].copy()
     _, sent = update(defense, scale=0.1)
     assert (np.random.get_state()[1] == before).all(), "numpy's generator was left changed"
