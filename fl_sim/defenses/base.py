@@ -79,9 +79,14 @@ class Defense:
     ----------
     per_sample : bool
         Whether `on_samples` is needed; gradients are computed sample by sample only then.
+    couples_samples : bool
+        Whether what becomes of one sample's gradient depends on the batch's other samples. Then a
+        bound on each gradient does not bound what one sample changes, and defences with
+        `per_sample` guarantee nothing beside this one.
     """
 
     per_sample: ClassVar[bool] = False
+    couples_samples: ClassVar[bool] = False
 
     def check(self, model: nn.Module, reply: str) -> None:
         """Refuse a model that the defence cannot protect as it says.

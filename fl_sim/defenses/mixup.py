@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Generator, Tensor
@@ -11,6 +13,9 @@ from fl_sim.defenses.base import Defense
 
 class Mixup(Defense):
     """Replace each sample by ``l x_i + (1 - l) x_j``, targets alike, j a random partner.
+
+    A sample has a part in two blends, so the bound that DP-SGD puts on each gradient does not bound
+    what one sample changes; beside mixup it reports no epsilon.
 
     Parameters
     ----------
@@ -22,6 +27,8 @@ class Mixup(Defense):
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018, equation 1;
     Huang et al., "Evaluating Gradient Inversion Attacks and Defenses", 2021 (as a defence).
     """
+
+    couples_samples: ClassVar[bool] = True
 
     def __init__(self, alpha: float = 1.0) -> None:
         if not alpha > 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import jacrev
@@ -16,6 +18,9 @@ class Soteria(Defense):
     over the batch, are taken out of the last layer's weight gradient: changing those hides most of
     the input at the least change of r. Biases and all other layers are sent as they are.
 
+    Which features are pruned depends on the raw inputs of the whole batch and can be seen in what
+    is sent, so DP-SGD reports no epsilon beside Soteria.
+
     Parameters
     ----------
     prune : float, default 0.5
@@ -26,6 +31,8 @@ class Soteria(Defense):
     Sun et al., "Soteria: Provable Defense against Privacy Leakage in Federated Learning from
     Representation Perspective", 2021 (arXiv 2012.06043), section 4.
     """
+
+    couples_samples: ClassVar[bool] = True
 
     def __init__(self, prune: float = 0.5) -> None:
         if not 0 <= prune <= 1:

@@ -33,6 +33,16 @@ def test_the_best_of_several_guarantees_counts_and_none_is_none(scenario):
     assert largest_budget(Federation(scenario(*SMALL, "defense=clip")), 3) is None
 
 
+@pytest.mark.parametrize("other", ["mixup", "soteria"])
+def test_a_bound_per_sample_guarantees_nothing_where_samples_are_coupled(scenario, other):
+    federation = Federation(scenario(*SMALL, f"defense=[dp_sgd,{other}]"))
+    assert budget(federation, 0, 1) is None
+    assert largest_budget(federation, 1) is None
+    both = Federation(scenario(*SMALL, f"defense=[dp_sgd,{other},local_dp]"))
+    alone = Federation(scenario(*SMALL, "defense=local_dp"))
+    assert largest_budget(both, 1) == largest_budget(alone, 1)
+
+
 def test_every_round_of_the_results_has_the_largest_budget(scenario, tmp_path):
     config = scenario(*SMALL, "attack=none", "tracker=none", "rounds=2", "defense=dp_sgd")
     results = run_scenario(config, tmp_path, Display(brief=True))
