@@ -1,12 +1,15 @@
 """Budgets add up over the rounds in which a client takes part, and are part of the results."""
 
 import pytest
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fl_sim.budget import budget, largest_budget, updates_sent
+from fl_sim.client import train
 from fl_sim.defenses.accounting import epsilon_of
 from fl_sim.display import Display
-from fl_sim.federation import Federation
-from fl_sim.scenario import run_scenario
+from fl_sim.federation import Federation, federation_of
+from fl_sim.scenario import plain, run_scenario
+from fl_sim.server import model_of
 
 SMALL = ["clients.count=3", "clients.per_round=2", "clients.batch_size=5", "model.width=32",
          "data.samples_per_client=50"]  # fmt: skip
@@ -41,6 +44,14 @@ def test_a_bound_per_sample_guarantees_nothing_where_samples_are_coupled(scenari
     both = Federation(scenario(*SMALL, f"defense=[dp_sgd,{other},local_dp]"))
     alone = Federation(scenario(*SMALL, "defense=local_dp"))
     assert largest_budget(both, 1) == largest_budget(alone, 1)
+
+
+@pytest.mark.parametrize(("defense", "told"), [("clip", True), ("dp_sgd", False)])
+def test_nothing_about_the_data_goes_past_a_guarantee(scenario, defense, told):
+    config = plain(scenario(*SMALL, f"defense={defense}"))
+    weights = model_of(scenario(*SMALL), federation_of(config)).state_dict()
+    content = RecordDict({"arrays": ArrayRecord(weights), "c": ConfigRecord({"server-round": 1})})
+    assert ("train-loss" in train(config, content, 0)["metrics"]) is told
 
 
 def test_every_round_of_the_results_has_the_largest_budget(scenario, tmp_path):
