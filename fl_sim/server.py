@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fl_sim.budget import standing
 from fl_sim.config import ScenarioConfig
 from fl_sim.defenses import Cohort, build_defenses
 from fl_sim.errors import ScenarioError
@@ -31,6 +33,8 @@ from fl_sim.records import TrainingRow
 from strategies import DropInvalidUpdates, FedSGD, Observation, SeededCohort
 
 L = TypeVar("L", bound=Strategy)
+
+log = logging.getLogger(__name__)
 
 
 def model_of(config: ScenarioConfig, federation: Federation) -> nn.Module:
@@ -91,7 +95,13 @@ def build_strategy(
     clients = config.clients
     strategy = aggregation_of(config)
     members = Cohort(clients.count, clients.per_round, str(clients.reply), config.seed)
-    for defense in build_defenses(config.defense):
+    defenses = build_defenses(config.defense)
+    if len(standing(defenses)) < len(defenses):
+        log.warning(
+            "dp_sgd states no epsilon here: beside mixup or Soteria, what one sample changes is "
+            "not bounded by its own gradient."
+        )
+    for defense in defenses:
         defense.check(model, str(clients.reply))
         strategy = defense.on_server(strategy, members)
     names = None

@@ -9,7 +9,7 @@ from fl_sim.defenses.accounting import epsilon_of
 from fl_sim.display import Display
 from fl_sim.federation import Federation, federation_of
 from fl_sim.scenario import plain, run_scenario
-from fl_sim.server import model_of
+from fl_sim.server import build_strategy, model_of
 
 SMALL = ["clients.count=3", "clients.per_round=2", "clients.batch_size=5", "model.width=32",
          "data.samples_per_client=50"]  # fmt: skip
@@ -37,8 +37,11 @@ def test_the_best_of_several_guarantees_counts_and_none_is_none(scenario):
 
 
 @pytest.mark.parametrize("other", ["mixup", "soteria"])
-def test_a_bound_per_sample_guarantees_nothing_where_samples_are_coupled(scenario, other):
-    federation = Federation(scenario(*SMALL, f"defense=[dp_sgd,{other}]"))
+def test_a_bound_per_sample_guarantees_nothing_where_samples_are_coupled(scenario, other, caplog):
+    config = scenario(*SMALL, f"defense=[dp_sgd,{other}]")
+    federation = Federation(config)
+    build_strategy(config, federation, model_of(config, federation), print)
+    assert "states no epsilon" in caplog.text
     assert budget(federation, 0, 1) is None
     assert largest_budget(federation, 1) is None
     both = Federation(scenario(*SMALL, f"defense=[dp_sgd,{other},local_dp]"))
