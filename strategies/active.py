@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -14,6 +13,7 @@ from flwr.serverapp import Grid
 from strategies.adversary import HonestButCurious, Observation
 from strategies.detectability import detectability
 from strategies.queries import Query, state_of
+from strategies.seeds import Use, generator_for
 from strategies.update import arrays_of, tensor
 
 Suspicion = dict[str, Any]
@@ -68,8 +68,7 @@ class ActiveServer(HonestButCurious):
     def _crafted(
         self, honest: ArrayRecord, server_round: int, key: int
     ) -> tuple[ArrayRecord, Suspicion]:
-        entropy = np.random.SeedSequence([self.seed, server_round, key % 2**64, 1])
-        generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        generator = generator_for(Use.QUERY, self.seed, server_round, key)
         model = self.model_fn()
         before = {name: tensor(honest, name) for name in honest}
         model.load_state_dict(before)

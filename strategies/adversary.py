@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -18,6 +17,7 @@ from torch import nn
 from attacks.base import Attack, Knowledge, LocalWork, Loss, NotApplicable, Reconstruction
 from strategies.cohort import PARTITION_KEY
 from strategies.limits import Stopped, TimedOut, untouched_randomness, with_timeout
+from strategies.seeds import Use, generator_for
 from strategies.update import InvalidUpdate, ReplyKind, UpdateRule, arrays_of, tensor
 from strategies.view import ServerView
 from strategies.wrapper import StrategyWrapper
@@ -267,8 +267,7 @@ class HonestButCurious(StrategyWrapper):
         return float(sent)
 
     def _attack(self, server_round: int, client: int, view: ServerView) -> Observation:
-        entropy = np.random.SeedSequence([self.seed, server_round, client % 2**64])
-        generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        generator = generator_for(Use.ATTACK, self.seed, server_round, client)
         try:
             found, late = with_timeout(
                 lambda: view.attacked_by(self.attack, generator), self.timeout

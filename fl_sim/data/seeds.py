@@ -13,15 +13,25 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a random stream is used for."""
+    """What a random stream is used for; those from 100 are `strategies.seeds`'."""
 
     PARTITION = 1
     CLIENT_SAMPLES = 2
     BATCHES = 3
     DEFENSE = 4
+    CENTRAL_NOISE = 5
 
 
-def _sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
+def sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
+    """Return numpy's seed sequence for (seed, stream, *keys), all non-negative.
+
+    A stream has always as many keys: a sequence does not tell trailing zeros from nothing.
+
+    Raises
+    ------
+    ValueError
+        If the seed, or a key, is negative.
+    """
     if seed < 0:
         raise ValueError(f"seed={seed} is negative; seeds are 0, 1, 2, ...")
     return np.random.SeedSequence([seed, stream, *keys])
@@ -29,10 +39,10 @@ def _sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
 
 def numpy_generator(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
     """Return numpy's generator for (seed, stream, *keys), all non-negative."""
-    return np.random.default_rng(_sequence(seed, stream, *keys))
+    return np.random.default_rng(sequence(seed, stream, *keys))
 
 
 def torch_generator(seed: int, stream: Stream, *keys: int) -> torch.Generator:
     """Return torch's CPU generator for (seed, stream, *keys), all non-negative."""
-    state = int(_sequence(seed, stream, *keys).generate_state(1, np.uint64)[0])
+    state = int(sequence(seed, stream, *keys).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)

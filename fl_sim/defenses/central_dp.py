@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import (
 )
 from torch import nn
 
+from fl_sim.data.seeds import Stream, sequence
 from fl_sim.defenses.base import Cohort, Defense, refuse_buffers
 from strategies import StrategyWrapper
 
@@ -100,7 +101,8 @@ class SeededNoise(StrategyWrapper):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate with numpy's global generator seeded, and put it back afterwards."""
         state = np.random.get_state()
-        np.random.seed(np.random.SeedSequence([self.seed, server_round]).generate_state(4))
+        entropy = sequence(self.seed, Stream.CENTRAL_NOISE, server_round)
+        np.random.seed(entropy.generate_state(4))
         try:
             return super().aggregate_train(server_round, replies)
         finally:
