@@ -58,14 +58,21 @@ def instantiate(config: Mapping[str, Any], **given: Any) -> Any:
     Parameters
     ----------
     config : mapping
-        Holds `_target_` and its settings; a `name` is for people and left out.
+        Holds `_target_` and its settings; a `name` is for people and left out. A setting that
+        holds a `_target_` itself is built first.
     **given
         Arguments that are not settings.
+
+    Returns
+    -------
+    object
+        What the target returns.
 
     Raises
     ------
     ValueError
-        If there is no `_target_`, or it has no such setting.
+        If there is no `_target_`, it has no such setting, or it needs one that is not there;
+        besides, whatever the target raises.
     """
     is_config = OmegaConf.is_config(config)
     settings: Any = OmegaConf.to_container(config, resolve=True) if is_config else dict(config)
@@ -81,5 +88,14 @@ def instantiate(config: Mapping[str, Any], **given: Any) -> Any:
             f"{target} has no setting {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(allowed) or 'none'}."
         )
-    factory = hydra.utils.instantiate({**settings, "_partial_": True, "_convert_": "all"})
-    return factory(**given)
+    needed = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty]
+    if missing := [name for name in needed if name not in {*settings, *given}]:
+        raise ValueError(f"{target} needs the setting {', '.join(map(repr, missing))}.")
+    parts = {k: instantiate(v) for k, v in settings.items() if _is_target(v)}
+    plain = {k: v for k, v in settings.items() if k not in parts}
+    factory = hydra.utils.instantiate({**plain, "_partial_": True, "_convert_": "all"})
+    return factory(**parts, **given)
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value

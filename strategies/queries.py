@@ -1,7 +1,8 @@
 """What an active server may send in place of honest parameters, to learn more from the answers.
 
 A query takes the model the server would have sent and changes its parameters in place; names,
-shapes and architecture stay, so clients need nothing but the model they expect.
+shapes and architecture stay, so clients need nothing but the model they expect. What a query
+assumes about the data has no default: the scenario has to state it, and so it is in the results.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ class Imprint(Query):
 
     Parameters
     ----------
-    center, spread : float, default 0.0 and 0.35
+    center, spread : float
         Mean and standard deviation of an input's mean in the population, which the server has
-        to know roughly; the defaults fit standardised Fashion-MNIST. `spread` is positive.
+        to know roughly; 0 and 0.35 fit standardised Fashion-MNIST. `spread` is positive.
 
     References
     ----------
@@ -114,7 +115,7 @@ class Imprint(Query):
     Modified Models", 2022 (arXiv 2110.13057), section 4.
     """
 
-    def __init__(self, center: float = 0.0, spread: float = 0.35) -> None:
+    def __init__(self, center: float, spread: float) -> None:
         if not spread > 0:
             raise ValueError(f"spread={spread!r} must be positive.")
         self.center = center

@@ -20,14 +20,14 @@ class TrapWeights(Query):
 
     Parameters
     ----------
+    shift : float
+        What makes all inputs positive: mean over standard deviation of the pixels where inputs are
+        standardised, which the server has to know roughly (0.81 for Fashion-MNIST); 0 for inputs
+        in [0, 1]. Not negative. It goes into the biases.
     scale : float, default 0.85
         Size of the positive weights in units of the negative ones, between 0 and 1. At the default
         a Fashion-MNIST image passes 8 % of the units, which reads most of batches of 32. Smaller
         scales shut all but the darkest images out; larger images need larger ones.
-    shift : float, default 0.81
-        What makes all inputs positive: mean over standard deviation of the pixels where inputs are
-        standardised, which the server has to know roughly; 0 for inputs in [0, 1]. It goes into
-        the biases.
 
     References
     ----------
@@ -35,7 +35,7 @@ class TrapWeights(Query):
     (arXiv 2112.02918), section 5 and algorithm 1.
     """
 
-    def __init__(self, scale: float = 0.85, shift: float = 0.81) -> None:
+    def __init__(self, shift: float, scale: float = 0.85) -> None:
         if not 0 < scale < 1:
             raise ValueError(f"scale={scale!r} must lie between 0 and 1.")
         if not shift >= 0:

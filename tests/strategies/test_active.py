@@ -1,16 +1,21 @@
 """The active server: its queries do what they say, are sent, and can be told from honest ones."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from fl_sim.display import Display
+from fl_sim.errors import ScenarioError
 from fl_sim.scenario import run_scenario
 from strategies import ActiveServer, SeededCohort
 from strategies.detectability import detectability
 from strategies.queries import Imprint, PassThrough, WideGaussian, state_of
 from strategies.trap_weights import TrapWeights
 from tests.strategies.apps import LR, Spy, build_model, client_app, fedavg, initial_arrays, run
+
+IMPRINT, TRAPS = Imprint(center=0.0, spread=0.35), TrapWeights(shift=0.81)  # of Fashion-MNIST
 
 
 def seeded(seed=0):
@@ -30,7 +35,7 @@ def active(attack, query, **settings):
     return ActiveServer(cohort, attack, build_model, query=query, **settings)
 
 
-@pytest.mark.parametrize("query", [WideGaussian(), Imprint(), TrapWeights()])
+@pytest.mark.parametrize("query", [WideGaussian(), IMPRINT, TRAPS])
 def test_the_attack_gets_what_was_sent_and_the_gradient_taken_there(query):
     spy = Spy()
     strategy = active(spy, query)
@@ -112,7 +117,24 @@ def test_trap_weights_read_a_good_part_of_32(scenario, tmp_path, seed):
     assert row.info["detectability"] > 100
 
 
-@pytest.mark.parametrize("query", [PassThrough(), Imprint()])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("_target_=strategies.queries.Imprint", "Imprint needs the setting 'center', 'spread'."),
+        ("_target_=strategies.trap_weights.TrapWeights", "TrapWeights needs the setting 'shift'."),
+        ("gain=0", "gain=0 must be positive."),
+        ("gian=1", "WideGaussian has no setting 'gian'; it has gain."),
+    ],
+)
+def test_a_bad_query_is_refused_in_one_sentence(scenario, tmp_path, settings, sentence):
+    """What a query assumes about the data has no default."""
+    query = f"++strategy.adversary.query.{settings}"
+    config = scenario("tracker=none", "strategy=active", query)
+    with pytest.raises(ScenarioError, match=re.escape(sentence)):
+        run_scenario(config, tmp_path, Display(brief=True))
+
+
+@pytest.mark.parametrize("query", [PassThrough(), IMPRINT])
 def test_a_model_without_the_layers_is_refused(query):
     with pytest.raises(ValueError, match="linear layers"):
         query.craft(nn.Sequential(nn.Linear(3, 2)), seeded())
@@ -125,7 +147,7 @@ def test_an_honest_draw_is_not_suspicious_and_queries_are(seed):
     ordinary, _ = detectability(other, honest, seeded(seed))
     assert ordinary < 12
     assert detectability(honest, honest, seeded(seed)) == (0.0, "")
-    for query in (WideGaussian(), PassThrough(), Imprint(), TrapWeights()):
+    for query in (WideGaussian(), PassThrough(), IMPRINT, TRAPS):
         model = deep_model(seed=10)
         query.craft(model, seeded(seed))
         score, where = detectability(state_of(model), honest, seeded(seed))
