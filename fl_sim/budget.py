@@ -39,7 +39,20 @@ def budget(federation: Federation, client: int, server_round: int) -> float | No
 
 
 def largest_budget(federation: Federation, server_round: int) -> float | None:
-    """Return the largest epsilon that any client has spent after a round; None without any."""
+    """Return the largest epsilon that any client has spent after a round.
+
+    Parameters
+    ----------
+    federation : Federation
+        Of the scenario.
+    server_round : int
+        After which round; 0 before the first.
+
+    Returns
+    -------
+    float or None
+        None without a guarantee, 0 if nobody has taken part yet.
+    """
     config: ScenarioConfig = federation.config
     defenses = build_defenses(config.defense)
     if not promises(defenses):
@@ -61,7 +74,20 @@ def promises(defenses: Sequence[Defense]) -> bool:
 
 
 def updates_sent(config: ScenarioConfig, server_round: int) -> Counter[int]:
-    """Return how many updates each client has sent by the end of a round."""
+    """Return how many updates each client has sent by the end of a round.
+
+    Parameters
+    ----------
+    config : ScenarioConfig
+        Read are `clients` and `seed`.
+    server_round : int
+        From 1; 0 before the first.
+
+    Returns
+    -------
+    Counter
+        From clients that have taken part to numbers of updates.
+    """
     clients = config.clients
     return Counter(
         client

@@ -50,7 +50,22 @@ def client_app(config: dict[str, Any]) -> ClientApp:
 
 
 def train(config: dict[str, Any], content: RecordDict, client: int) -> RecordDict:
-    """Return the content of the reply to one training message."""
+    """Return the content of the reply to one training message.
+
+    Parameters
+    ----------
+    config : dict
+        The resolved scenario as plain values.
+    content : RecordDict
+        Of the message: the weights, and a configuration that holds "server-round".
+    client : int
+        Which one, 0 ... clients.count - 1.
+
+    Returns
+    -------
+    RecordDict
+        "arrays", the weights after the local steps or a gradient, and "metrics".
+    """
     federation = federation_of(config)
     arrays = next(iter(content.array_records.values()))
     server_round = int(next(iter(content.config_records.values()))["server-round"])  # type: ignore[arg-type]

@@ -38,7 +38,20 @@ log = logging.getLogger(__name__)
 
 
 def model_of(config: ScenarioConfig, federation: Federation) -> nn.Module:
-    """Build the scenario's model in its initial state; equal seeds give equal bits."""
+    """Build the scenario's model in its initial state; equal seeds give equal bits.
+
+    Parameters
+    ----------
+    config : ScenarioConfig
+        Read are `model` and `seed`.
+    federation : Federation
+        Knows the images' shape and the number of classes.
+
+    Raises
+    ------
+    ValueError
+        If the model has no such setting or refuses its value.
+    """
     data = federation.data
     return build_model(config.model, data.image_shape, data.num_classes, config.seed)
 
@@ -207,7 +220,23 @@ def layer(strategy: Any, kind: type[L]) -> L:
 def evaluate_model(
     model: nn.Module, federation: Federation, config: ScenarioConfig, server_round: int
 ) -> TrainingRow:
-    """Measure loss and accuracy (share of right answers, 0 to 1) over the test images."""
+    """Measure loss and accuracy over the test images.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Is left in evaluation mode, on the scenario's device.
+    federation : Federation
+    config : ScenarioConfig
+        Read are `data`, `device` and `loss`.
+    server_round : int
+        After which round; 0 for the initial model.
+
+    Returns
+    -------
+    TrainingRow
+        Mean loss, and accuracy as the share of right answers, 0 to 1.
+    """
     limit = config.data.test_samples
     images, labels = federation.data.test_images[:limit], federation.data.test_labels[:limit]
     model = model.eval().to(config.device)

@@ -34,6 +34,11 @@ class ActiveServer(HonestButCurious):
         Chooses the parameters.
     per_client : bool, default False
         Draw the query anew for each client.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range, or the model lacks the layers the query needs.
     """
 
     def __init__(self, *args: Any, query: Query, per_client: bool = False, **settings: Any) -> None:

@@ -23,7 +23,25 @@ PARTITION_KEY = "partition-id"
 
 
 def partition_of(message: Message, context: Context) -> int:
-    """Return which client a node plays: what the message says, or else what the node holds."""
+    """Return which client a node plays: what the message says, or else what the node holds.
+
+    Parameters
+    ----------
+    message : Message
+        As the node received it.
+    context : Context
+        The node's.
+
+    Returns
+    -------
+    int
+        A partition id.
+
+    Raises
+    ------
+    KeyError
+        If neither names one.
+    """
     for config in message.content.config_records.values():
         if PARTITION_KEY in config:
             return int(config[PARTITION_KEY])  # type: ignore[arg-type]
@@ -89,7 +107,12 @@ class SeededCohort(StrategyWrapper):
     per_round : int
         Clients per round, at least 1.
     seed : int, default 0
-        Together with the round, decides who is drawn.
+        Together with the round, decides who is drawn; not negative.
+
+    Raises
+    ------
+    ValueError
+        If fewer than one client is to be drawn.
     """
 
     def __init__(self, strategy: Strategy, per_round: int, seed: int = 0) -> None:
@@ -143,14 +166,19 @@ def sample_cohort(count: int, per_round: int, seed: int, server_round: int) -> l
     Parameters
     ----------
     count, per_round : int
-        How many there are, and how many of them to draw.
+        How many there are, at least 1, and how many of them to draw, at most all.
     seed, server_round : int
-        Decide who is drawn.
+        Decide who is drawn; not negative.
 
     Returns
     -------
     list of int
         `per_round` numbers below `count`.
+
+    Raises
+    ------
+    ValueError
+        If a number is negative.
     """
     generator = np.random.default_rng([seed, server_round])
     return sorted(generator.choice(count, min(per_round, count), replace=False).tolist())

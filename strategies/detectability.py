@@ -32,7 +32,7 @@ def detectability(
     generator : torch.Generator
         For the resampling.
     draws : int, default 8
-        Honest draws per tensor.
+        Honest draws per tensor, at least 2.
 
     Returns
     -------
@@ -58,6 +58,11 @@ def detectability(
 
 def statistics(value: Tensor, reference: Tensor) -> Tensor:
     """Return what a suspicious client would look at.
+
+    Parameters
+    ----------
+    value, reference : floating-point Tensors of one shape
+        Of at least two entries; the reference is honest.
 
     Returns
     -------

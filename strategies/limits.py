@@ -31,7 +31,13 @@ class TimedOut(TimeoutError):
 
 
 class Stopped(KeyboardInterrupt):
-    """The user interrupted; `result` is what the function returned then, or None."""
+    """The user interrupted.
+
+    Parameters
+    ----------
+    result : object
+        What the function returned then, or None.
+    """
 
     def __init__(self, result: Any) -> None:
         super().__init__()

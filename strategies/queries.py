@@ -43,6 +43,11 @@ class WideGaussian(Query):
         The weights have standard deviation ``gain / sqrt(inputs)``, positive; PyTorch's default
         initialisation has 0.58. Biases get the same.
 
+    Raises
+    ------
+    ValueError
+        If the gain is not positive.
+
     References
     ----------
     Wang, Lee, Lei, "Reconstructing Training Data from Model Gradient, Provably", 2023, section 3
@@ -73,7 +78,12 @@ class PassThrough(Query):
     Parameters
     ----------
     offset : float, default 2.0
-        The bias; more than the largest magnitude of a hidden activation.
+        The bias, not negative; more than the largest magnitude of a hidden activation.
+
+    Raises
+    ------
+    ValueError
+        If the offset is negative.
 
     References
     ----------
@@ -87,7 +97,13 @@ class PassThrough(Query):
 
     @torch.no_grad()
     def craft(self, model: nn.Module, generator: Generator) -> None:
-        """Overwrite the layers in the middle."""
+        """Overwrite the layers in the middle.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than three, or one in the middle is not square or has no bias.
+        """
         for layer in linear_layers(model, 3)[1:-1]:
             if layer.in_features != layer.out_features or layer.bias is None:
                 raise ValueError("A layer that shall pass its input on must be square, with bias.")
@@ -109,6 +125,11 @@ class Imprint(Query):
         Mean and standard deviation of an input's mean in the population, which the server has
         to know roughly; 0 and 0.35 fit standardised Fashion-MNIST. `spread` is positive.
 
+    Raises
+    ------
+    ValueError
+        If the spread is not positive.
+
     References
     ----------
     Fowl et al., "Robbing the Fed: Directly Obtaining Private Data in Federated Learning with
@@ -123,7 +144,13 @@ class Imprint(Query):
 
     @torch.no_grad()
     def craft(self, model: nn.Module, generator: Generator) -> None:
-        """Overwrite the first layer, and the weight behind it."""
+        """Overwrite the first layer, and the weight behind it.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two, or the first one has no bias.
+        """
         first, second = linear_layers(model, 2)[:2]
         if first.bias is None:
             raise ValueError("An imprint needs a bias in the first linear layer.")
@@ -138,6 +165,12 @@ class Imprint(Query):
 
 def linear_layers(model: nn.Module, least: int) -> list[nn.Linear]:
     """Return a model's linear layers in order.
+
+    Parameters
+    ----------
+    model : nn.Module
+    least : int
+        How many are needed.
 
     Raises
     ------

@@ -69,7 +69,21 @@ class Remembering(HonestButCurious):
 
 
 def recalled(view: ServerView, known: Known, found: Reconstruction) -> Known:
-    """Return the known samples that are in an update and not among what was found in it."""
+    """Return the known samples that are in an update and not among what was found in it.
+
+    Parameters
+    ----------
+    view : ServerView
+        Of the update; its model has to be one that `attacks.recognition` can ask.
+    known : Known
+    found : Reconstruction
+        What the attack made of the same update.
+
+    Returns
+    -------
+    Known
+        None of them where the model cannot be asked.
+    """
     problem = Problem(
         model=view.model,
         gradient=view.gradient,
@@ -87,7 +101,19 @@ def recalled(view: ServerView, known: Known, found: Reconstruction) -> Known:
 
 
 def joined(found: Reconstruction, more: Known) -> Reconstruction:
-    """Return a reconstruction with recalled samples added, certified."""
+    """Return a reconstruction with recalled samples added, certified.
+
+    Parameters
+    ----------
+    found : Reconstruction
+    more : Known
+        Of the same input shape.
+
+    Returns
+    -------
+    Reconstruction
+        `found` itself if there is nothing to add; without labels unless both have them.
+    """
     if not len(more.inputs):
         return found
     labels = None
@@ -107,7 +133,18 @@ def joined(found: Reconstruction, more: Known) -> Reconstruction:
 
 
 def united(one: Known, other: Known) -> Known:
-    """Return all samples of both, once each."""
+    """Return all samples of both, once each.
+
+    Parameters
+    ----------
+    one, other : Known
+        Of the same input shape.
+
+    Returns
+    -------
+    Known
+        Those of `one` first; without labels unless both have them.
+    """
     fresh = chosen(other, ~among(other.inputs, one.inputs))
     labels = None
     if one.labels is not None and fresh.labels is not None:
@@ -116,12 +153,21 @@ def united(one: Known, other: Known) -> Known:
 
 
 def chosen(known: Known, which: Tensor) -> Known:
-    """Return some of the samples."""
+    """Return the samples chosen by a bool Tensor of shape (n,)."""
     return Known(known.inputs[which], None if known.labels is None else known.labels[which])
 
 
 def among(samples: Tensor, others: Tensor) -> Tensor:
-    """Which of n samples are, up to `SAME`, among m others; bool Tensor of shape (n,)."""
+    """Tell which samples are, up to `SAME`, among others.
+
+    Parameters
+    ----------
+    samples, others : Tensors of shapes (n, *input_shape) and (m, *input_shape)
+
+    Returns
+    -------
+    bool Tensor of shape (n,)
+    """
     if not len(samples) or not len(others):
         return torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
     x, y = samples.flatten(1).double(), others.flatten(1).double().to(samples.device)

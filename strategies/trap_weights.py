@@ -29,6 +29,11 @@ class TrapWeights(Query):
         a Fashion-MNIST image passes 8 % of the units, which reads most of batches of 32. Smaller
         scales shut all but the darkest images out; larger images need larger ones.
 
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
     References
     ----------
     Boenisch et al., "When the Curious Abandon Honesty: Federated Learning Is Not Private", 2023
@@ -45,7 +50,13 @@ class TrapWeights(Query):
 
     @torch.no_grad()
     def craft(self, model: nn.Module, generator: Generator) -> None:
-        """Overwrite the first linear layer; its weights keep their size."""
+        """Overwrite the first linear layer; its weights keep their size.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it has no bias.
+        """
         first = linear_layers(model, 1)[0]
         if first.bias is None:
             raise ValueError("Trap weights need a bias in the first linear layer.")

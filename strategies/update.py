@@ -89,8 +89,19 @@ Tensors = dict[str, Tensor]
 
 
 def check_update(returned: ArrayRecord, sent: ArrayRecord, expected: Iterable[str]) -> None:
-    """Raise `InvalidUpdate` unless `returned` holds just the `expected` names of `sent`, in the
-    same shapes, with finite values.
+    """Refuse an update that is not one of the arrays that were sent.
+
+    Parameters
+    ----------
+    returned, sent : ArrayRecord
+        What a client returned, and what it had been sent.
+    expected : iterable of str
+        Names among `sent` that it must hold, and no others.
+
+    Raises
+    ------
+    InvalidUpdate
+        If a name is missing or not expected, a shape differs, or a value is not finite.
     """
     expected = list(expected)
     if missing := [name for name in expected if name not in returned]:

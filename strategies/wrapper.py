@@ -12,6 +12,9 @@ from flwr.serverapp.strategy import Strategy
 class StrategyWrapper(Strategy):
     """Delegates every decision to another strategy.
 
+    Methods take and return what those of `flwr.serverapp.strategy.Strategy` do, here and in all
+    subclasses.
+
     Parameters
     ----------
     strategy : flwr.serverapp.strategy.Strategy

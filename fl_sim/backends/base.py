@@ -12,7 +12,15 @@ class Backend(Protocol):
     """Runs one federation to its end."""
 
     def run(self, server_app: ServerApp, client_app: ClientApp, count: int) -> None:
-        """Run the server against `count` clients; partition ids are 0 ... count - 1.
+        """Run the server against its clients.
 
         Client errors become error replies. Errors of the server are raised.
+
+        Parameters
+        ----------
+        server_app : ServerApp
+        client_app : ClientApp
+            What every client runs.
+        count : int
+            Number of clients, at least 1; partition ids are 0 ... count - 1.
         """

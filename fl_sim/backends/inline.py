@@ -128,7 +128,7 @@ class InlineBackend:
     """Run all clients in this process, one after another."""
 
     def run(self, server_app: ServerApp, client_app: ClientApp, count: int) -> None:
-        """Run the server against `count` clients."""
+        """Run the server against `count` clients; see `Backend.run`."""
         context = Context(
             run_id=RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config={}
         )

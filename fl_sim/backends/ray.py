@@ -24,6 +24,11 @@ class RayBackend:
         Share of a GPU one client takes.
     verbose : bool, default False
         Whether Ray's workers may write to the terminal.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
     """
 
     def __init__(self, num_cpus: float = 1, num_gpus: float = 0, verbose: bool = False) -> None:
@@ -36,7 +41,7 @@ class RayBackend:
         self.verbose = verbose
 
     def run(self, server_app: ServerApp, client_app: ClientApp, count: int) -> None:
-        """Run the server against `count` clients."""
+        """Run the server against `count` clients; see `Backend.run`."""
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

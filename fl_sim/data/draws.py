@@ -1,6 +1,8 @@
 """One client's own draw of n images, each a function of (pools, skew, size, rng).
 
-The same four kinds of skew as in `splits`, for clients that do not share a finite stock.
+The same four kinds of skew as in `splits`, for clients that do not share a finite stock. `size` is
+the number of images, at least 1 and at most those of all `pools`; what comes back are that many
+distinct indices, of shape (size,), in random order.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ def dirichlet(pools: Pools, skew: Skew, size: int, rng: np.random.Generator) -> 
 
 
 def pathological(pools: Pools, skew: Skew, size: int, rng: np.random.Generator) -> Indices:
-    """Draw `classes_per_client` classes, then equally many images of each."""
+    """Draw `classes_per_client` classes, then equally many images of each.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer classes, or the classes drawn hold fewer images than asked for.
+    """
     pools.check_classes(skew.classes_per_client)
     chosen = rng.choice(len(pools.classes), skew.classes_per_client, replace=False)
     stock = np.zeros_like(pools.sizes)
@@ -42,7 +50,13 @@ def pathological(pools: Pools, skew: Skew, size: int, rng: np.random.Generator) 
 
 
 def shard(pools: Pools, skew: Skew, size: int, rng: np.random.Generator) -> Indices:
-    """Sort by class, cut into shards, draw `classes_per_client` of them."""
+    """Sort by class, cut into shards, draw `classes_per_client` of them.
+
+    Raises
+    ------
+    ValueError
+        If that is more shards than images asked for.
+    """
     per_client = skew.classes_per_client
     if per_client > size:
         raise ValueError(

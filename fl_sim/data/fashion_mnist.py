@@ -18,6 +18,11 @@ def fashion_mnist(root: str | None = None) -> ImageData:
 
     Without `root` from the Debian package dataset-fashion-mnist where it is installed; otherwise
     through torchvision, which downloads it if needed.
+
+    Raises
+    ------
+    ValueError
+        If it is neither there nor can be downloaded, or its files are damaged.
     """
     if root is None and DEBIAN.is_dir():
         train, test = read_pair(DEBIAN, "train", ".gz"), read_pair(DEBIAN, "t10k", ".gz")

@@ -15,6 +15,11 @@ UNSIGNED_BYTE = 0x08
 def read_idx(path: Path) -> Tensor:
     """Read a (gzipped) idx file of unsigned bytes.
 
+    Parameters
+    ----------
+    path : Path
+        Gzipped if it ends in ".gz".
+
     Returns
     -------
     uint8 Tensor of the shape the file tells
@@ -37,7 +42,26 @@ def read_idx(path: Path) -> Tensor:
 
 
 def read_pair(folder: Path, split: str, suffix: str = "") -> tuple[Tensor, Tensor]:
-    """Read images (N, 1, H, W) and labels (N,) of a split, "train" or "t10k"."""
+    """Read a split of a data set.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds two files with MNIST's names.
+    split : "train" or "t10k"
+    suffix : str, default ""
+        Behind the names, ".gz" for one.
+
+    Returns
+    -------
+    images : uint8 Tensor of shape (N, 1, H, W)
+    labels : int64 Tensor of shape (N,)
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, damaged or of another type.
+    """
     images = read_idx(folder / f"{split}-images-idx3-ubyte{suffix}")
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte{suffix}")
     return images.unsqueeze(1), labels.long()

@@ -54,6 +54,13 @@ class ImageData:
     ) -> Self:
         """Check shapes and labels, and compute mean and standard deviation.
 
+        Parameters
+        ----------
+        name, train_images, train_labels, test_images, test_labels
+            As the attributes of this class; labels may be of any integer type.
+        classes : sequence of str
+            Class names.
+
         Raises
         ------
         ValueError
@@ -125,7 +132,17 @@ class ImageData:
         """Turn model inputs back into the scale where pixels of images are in [0, 1].
 
         The inverse of `to_inputs`; nothing is clamped, so that an input which is no image leaves
-        [0, 1]. Keeps the dtype.
+        [0, 1].
+
+        Parameters
+        ----------
+        inputs : floating-point Tensor of shape (..., C, H, W)
+        standardize : bool
+            As for `to_inputs`.
+
+        Returns
+        -------
+        Tensor of the same shape and dtype
         """
         if not standardize:
             return inputs

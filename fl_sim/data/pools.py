@@ -21,7 +21,12 @@ class Skew:
     alpha : float
         Concentration of the Dirichlet distribution, positive; smaller is more skewed.
     classes_per_client : int
-        Classes (pathological) or shards (shard) of a client.
+        Classes (pathological) or shards (shard) of a client, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is not positive.
     """
 
     alpha: float
@@ -57,7 +62,19 @@ class Pools:
         return [rng.permutation(pool) for pool in self.classes]
 
     def choose(self, counts: Sequence[int] | Indices, rng: np.random.Generator) -> Indices:
-        """Choose so many images of each class at random, without replacement."""
+        """Choose images at random, without replacement.
+
+        Parameters
+        ----------
+        counts : sequence of int
+            How many of each class, at most as many as there are.
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        int array of shape (sum of the counts,)
+            Class by class.
+        """
         chosen = [
             rng.choice(pool, int(count), replace=False)
             for pool, count in zip(self.classes, counts, strict=True)
@@ -65,7 +82,13 @@ class Pools:
         return np.concatenate(chosen)
 
     def check_classes(self, wanted: int) -> None:
-        """Refuse more classes per client than there are."""
+        """Refuse more classes per client than there are.
+
+        Raises
+        ------
+        ValueError
+            Naming both numbers.
+        """
         if wanted > len(self.classes):
             raise ValueError(
                 f"data.classes_per_client={wanted} is more than the {len(self.classes)} classes "
@@ -106,7 +129,20 @@ def dirichlet_counts(size: int, stock: Indices, alpha: float, rng: np.random.Gen
 
 
 def even_counts(size: int, stock: Indices) -> Indices:
-    """Share `size` out over classes as evenly as their stocks allow; exact if they suffice."""
+    """Share a number of images out over classes as evenly as their stocks allow.
+
+    Parameters
+    ----------
+    size : int
+        How many in all.
+    stock : int array of shape (K,)
+        Images of each class that can be had.
+
+    Returns
+    -------
+    int array of shape (K,), at most `stock`
+        Sums to `size` if the stocks suffice.
+    """
     counts = np.zeros_like(stock)
     for position, k in enumerate(np.argsort(stock, kind="stable")):
         rest = len(stock) - position

@@ -23,14 +23,21 @@ class Stream(IntEnum):
 
 
 def sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
-    """Return numpy's seed sequence for (seed, stream, *keys), all non-negative.
+    """Return the seed sequence of a stream.
 
-    A stream has always as many keys: a sequence does not tell trailing zeros from nothing.
+    Parameters
+    ----------
+    seed : int
+        The scenario's, not negative.
+    stream : Stream
+    *keys : int
+        What else the numbers depend on, not negative; always equally many for a stream, since
+        trailing zeros count as nothing.
 
     Raises
     ------
     ValueError
-        If the seed, or a key, is negative.
+        If a number is negative.
     """
     if seed < 0:
         raise ValueError(f"seed={seed} is negative; seeds are 0, 1, 2, ...")
@@ -38,11 +45,11 @@ def sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
 
 
 def numpy_generator(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
-    """Return numpy's generator for (seed, stream, *keys), all non-negative."""
+    """Return numpy's generator of a stream; see `sequence`."""
     return np.random.default_rng(sequence(seed, stream, *keys))
 
 
 def torch_generator(seed: int, stream: Stream, *keys: int) -> torch.Generator:
-    """Return torch's CPU generator for (seed, stream, *keys), all non-negative."""
+    """Return torch's CPU generator of a stream; see `sequence`."""
     state = int(sequence(seed, stream, *keys).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)

@@ -1,4 +1,8 @@
-"""Disjoint splits of a training set among clients, each a function of (pools, skew, count, rng)."""
+"""Disjoint splits of a training set among clients, each a function of (pools, skew, count, rng).
+
+`count` is the number of clients, at least 1 and at most the images of all `pools`; what comes back
+is one array of distinct indices for each client, in random order.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,11 @@ def pathological(pools: Pools, skew: Skew, count: int, rng: np.random.Generator)
     Each client in turn gets the classes that the fewest clients have, ties broken at random; the
     images of a class are then split evenly among its clients. With fewer clients times classes
     than there are classes, the images of the remaining classes go unused.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer classes than a client gets, or fewer images of a class than its clients.
     """
     pools.check_classes(skew.classes_per_client)
     clients_of: list[list[int]] = [[] for _ in pools.classes]
@@ -59,6 +68,11 @@ def shard(pools: Pools, skew: Skew, count: int, rng: np.random.Generator) -> lis
     """Sort by class, cut into equal shards, give each client `classes_per_client` random ones.
 
     McMahan et al. (2017, arXiv 1602.05629), section 3: a shard holds one class, or two at a border.
+
+    Raises
+    ------
+    ValueError
+        If there are more shards than images.
     """
     per_client = skew.classes_per_client
     if (wanted := count * per_client) > (images := int(pools.sizes.sum())):

@@ -43,5 +43,16 @@ __all__ = [
 
 
 def build_defenses(config: Mapping[str, Any]) -> list[Defense]:
-    """Build the defences of a scenario, a mapping from name to `_target_`, in its order."""
+    """Build the defences of a scenario, in its order.
+
+    Parameters
+    ----------
+    config : mapping
+        From names to a `_target_` with its settings.
+
+    Raises
+    ------
+    ValueError
+        If a defence has no such setting or refuses its value.
+    """
     return [instantiate(settings) for settings in config.values()]

@@ -56,7 +56,17 @@ def epsilon_of(noise_multiplier: float, steps: int, rate: float, delta: float) -
 
 
 def renyi(noise_multiplier: float, rate: float, order: int) -> float:
-    """Return the Rényi divergence of one sampled Gaussian mechanism at an integer order."""
+    """Return the Rényi divergence of one sampled Gaussian mechanism.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Positive.
+    rate : float
+        In (0, 1].
+    order : int
+        At least 2.
+    """
     if rate == 1:
         return order / (2 * noise_multiplier**2)
     terms = [

@@ -105,20 +105,63 @@ class Defense:
         """
 
     def on_model(self, model: nn.Module, generator: Generator) -> None:
-        """Change the client's copy of the model, in place; parameter names have to stay."""
+        """Change the client's copy of the model, in place, before any local step.
+
+        Parameters
+        ----------
+        model : nn.Module
+            Parameter names have to stay.
+        generator : torch.Generator
+            As in all hooks, the only source of randomness.
+        """
 
     def on_batch(
         self, inputs: Tensor, target: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return other inputs (B, C, H, W) and class probabilities (B, classes) for a step."""
+        """Return another batch for a local step.
+
+        Parameters
+        ----------
+        inputs : Tensor of shape (B, C, H, W)
+        target : Tensor of shape (B, classes)
+            Class probabilities.
+        generator : torch.Generator
+
+        Returns
+        -------
+        inputs, target : Tensors of the same shapes
+        """
         return inputs, target
 
     def on_samples(self, gradients: Tensors, generator: Generator) -> Tensors:
-        """Return other gradients of the single samples, each of shape (B, *parameter.shape)."""
+        """Return other gradients of a step's single samples.
+
+        Parameters
+        ----------
+        gradients : dict from parameter name to Tensor of shape (B, *parameter.shape)
+            Of each sample's own loss.
+        generator : torch.Generator
+
+        Returns
+        -------
+        dict of the same names and shapes
+        """
         return gradients
 
     def on_gradient(self, gradient: Tensors, step: Step, generator: Generator) -> Tensors:
-        """Return another mean gradient for a local step."""
+        """Return another mean gradient for a local step.
+
+        Parameters
+        ----------
+        gradient : dict from parameter name to Tensor
+        step : Step
+            What it was taken of.
+        generator : torch.Generator
+
+        Returns
+        -------
+        dict of the same names and shapes
+        """
         return gradient
 
     def on_update(self, update: Tensors, scale: float, generator: Generator) -> Tensors:
@@ -133,7 +176,6 @@ class Defense:
             The weights move by ``-scale * update``: learning rate times local steps, or 1 where
             clients send gradients.
         generator : torch.Generator
-            The only source of randomness, here as in all hooks.
 
         Returns
         -------
@@ -143,7 +185,20 @@ class Defense:
         return update
 
     def on_server(self, strategy: Strategy, cohort: Cohort) -> Strategy:
-        """Return the strategy that aggregates instead."""
+        """Return the strategy that aggregates instead.
+
+        Parameters
+        ----------
+        strategy : flwr.serverapp.strategy.Strategy
+            Aggregates without the defence.
+        cohort : Cohort
+            Who takes part.
+
+        Raises
+        ------
+        ValueError
+            If the defence cannot work with what the clients return.
+        """
         return strategy
 
     def budget(self, updates: int, steps: int, rate: float) -> float | None:
@@ -169,7 +224,7 @@ class Defense:
 def defend(
     defenses: Sequence[Defense], update: Tensors, scale: float, generator: Generator
 ) -> Tensors:
-    """Apply several defences to an update, one after another."""
+    """Apply several defences to an update, one after another; see `Defense.on_update`."""
     for defense in defenses:
         update = defense.on_update(update, scale, generator)
     return update

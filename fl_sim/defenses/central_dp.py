@@ -36,6 +36,11 @@ class CentralDp(Defense):
     adaptive : bool, default False
         Move the bound towards the median norm from round to round (Andrew et al. 2021).
 
+    Raises
+    ------
+    ValueError
+        If the bound is not positive or the multiplier negative.
+
     References
     ----------
     McMahan et al., "Learning Differentially Private Recurrent Language Models", 2018;
@@ -62,7 +67,13 @@ class CentralDp(Defense):
         refuse_buffers("central_dp", model)
 
     def on_server(self, strategy: Strategy, cohort: Cohort) -> Strategy:
-        """Return Flower's wrapper around the strategy, with its noise drawn by seed."""
+        """Return Flower's wrapper around the strategy, with its noise drawn by seed.
+
+        Raises
+        ------
+        ValueError
+            If clients return gradients.
+        """
         if cohort.reply != "weights":
             raise ValueError(
                 f"defense=central_dp needs clients.reply=weights, not {cohort.reply!r}: Flower's "
@@ -90,6 +101,7 @@ class SeededNoise(StrategyWrapper):
     ----------
     strategy : flwr.serverapp.strategy.Strategy
     seed : int
+        Not negative.
     """
 
     def __init__(self, strategy: Strategy, seed: int) -> None:

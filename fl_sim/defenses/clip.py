@@ -15,6 +15,11 @@ class Clip(Defense):
     norm : float, default 1.0
         The bound, positive, in units of the mean gradient.
 
+    Raises
+    ------
+    ValueError
+        If the bound is not positive.
+
     References
     ----------
     Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1 (there per example).

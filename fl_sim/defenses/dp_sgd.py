@@ -22,7 +22,12 @@ class DpSgd(Defense):
         The sum of the clipped gradients gets noise of standard deviation
         ``noise_multiplier * C`` per coordinate; not negative.
     delta : float, default 1e-5
-        At which epsilon is reported.
+        At which epsilon is reported; between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
 
     References
     ----------
@@ -47,7 +52,13 @@ class DpSgd(Defense):
         self.delta = delta
 
     def check(self, model: nn.Module, reply: str) -> None:
-        """Refuse layers that mix the samples of a batch, and buffers sent without noise."""
+        """Refuse layers that mix the samples of a batch, and buffers sent without noise.
+
+        Raises
+        ------
+        ValueError
+            If the model has any.
+        """
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             raise ValueError(
                 "defense=dp_sgd clips the gradient of each sample, and batch normalisation mixes "

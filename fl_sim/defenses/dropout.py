@@ -18,6 +18,11 @@ class Dropout(Defense):
     rate : float, default 0.5
         In [0, 1).
 
+    Raises
+    ------
+    ValueError
+        If the rate is out of its range.
+
     References
     ----------
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014;

@@ -17,6 +17,11 @@ class GaussianNoise(Defense):
         to a tensor's root mean square if `relative`.
     relative : bool, default False
         Whether `std` is in units of each tensor's root mean square.
+
+    Raises
+    ------
+    ValueError
+        If the standard deviation is negative.
     """
 
     def __init__(self, std: float = 1e-3, relative: bool = False) -> None:

@@ -16,6 +16,11 @@ class LabelSmoothing(Defense):
     amount : float, default 0.1
         In [0, 1].
 
+    Raises
+    ------
+    ValueError
+        If the amount is out of its range.
+
     References
     ----------
     Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7.
@@ -40,6 +45,11 @@ class LabelNoise(Defense):
     ----------
     share : float, default 0.2
         Probability, in [0, 1], that a label is replaced by one drawn evenly from all classes.
+
+    Raises
+    ------
+    ValueError
+        If the share is out of its range.
 
     References
     ----------

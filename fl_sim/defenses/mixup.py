@@ -22,6 +22,11 @@ class Mixup(Defense):
     alpha : float, default 1.0
         l ~ Beta(alpha, alpha), one draw per sample; positive. Larger blends more evenly.
 
+    Raises
+    ------
+    ValueError
+        If alpha is not positive.
+
     References
     ----------
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018, equation 1;

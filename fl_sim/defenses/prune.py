@@ -16,6 +16,11 @@ class Prune(Defense):
     keep : float, default 0.1
         Share of the entries that is sent, in (0, 1]; at least one per tensor.
 
+    Raises
+    ------
+    ValueError
+        If the share is out of its range.
+
     References
     ----------
     Zhu, Liu, Han, "Deep Leakage from Gradients", 2019, section 5.2 (pruning as a defence);

@@ -18,6 +18,11 @@ class Quantize(Defense):
     bits : int, default 8
         1 to 16.
 
+    Raises
+    ------
+    ValueError
+        If this is no integer from 1 to 16.
+
     References
     ----------
     Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization", 2017 (there

@@ -26,6 +26,11 @@ class Soteria(Defense):
     prune : float, default 0.5
         Share of the features, in [0, 1].
 
+    Raises
+    ------
+    ValueError
+        If the share is out of its range.
+
     References
     ----------
     Sun et al., "Soteria: Provable Defense against Privacy Leakage in Federated Learning from
@@ -40,7 +45,13 @@ class Soteria(Defense):
         self.prune = prune
 
     def on_gradient(self, gradient: Tensors, step: Step, generator: Generator) -> Tensors:
-        """Return the gradient without the last layer's columns for the pruned features."""
+        """Return the gradient without the last layer's columns for the pruned features.
+
+        Raises
+        ------
+        ValueError
+            If the model has no linear layer.
+        """
         layers = [(n, m) for n, m in step.model.named_modules() if isinstance(m, nn.Linear)]
         if not layers:
             raise ValueError("defense=soteria needs a model with a linear layer.")

@@ -35,6 +35,11 @@ class ConvNet(nn.Module):
         Of all convolutions; odd.
     downsample : "stride", "max" or "avg", default "stride"
         What halves the image: the convolutions themselves, or pooling after the activation.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or out of its range, or the image is too small.
     """
 
     def __init__(

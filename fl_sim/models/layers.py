@@ -38,7 +38,15 @@ def one_of(choices: Sequence[str], **settings: object) -> None:
 
 
 def linear_stack(sizes: Sequence[int], activation: str) -> nn.Sequential:
-    """Linear layers from ``sizes[0]`` to ``sizes[-1]`` units, with activations between them."""
+    """Linear layers with activations between them.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Numbers of units, from the input to the output; at least two.
+    activation : str
+        See `make_activation`.
+    """
     layers: list[nn.Module] = []
     for units_in, units_out in pairwise(sizes):
         if layers:
@@ -59,6 +67,19 @@ def head(
 
     The number of features is found by sending one zero image through `front`.
 
+    Parameters
+    ----------
+    front : nn.Module
+        Stays as it is, and is no part of the result.
+    input_shape : tuple of int
+        Of one input of `front`.
+    num_classes : int
+        Number of outputs.
+    width, depth : int
+        Units of each hidden layer, and number of layers; at least 1.
+    activation : str
+        See `make_activation`.
+
     Raises
     ------
     ValueError
@@ -73,6 +94,12 @@ def head(
 
 def feature_count(front: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Number of values that `front` makes of one input; its state stays as it is.
+
+    Parameters
+    ----------
+    front : nn.Module
+    input_shape : tuple of int
+        Of one input.
 
     Raises
     ------

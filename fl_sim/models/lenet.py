@@ -34,6 +34,11 @@ class LeNet(nn.Module):
         See `initialize`.
     pool : "avg" or "max", default "avg"
         Kind of pooling.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or out of its range, or the image is too small.
     """
 
     def __init__(

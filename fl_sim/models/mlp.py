@@ -28,6 +28,11 @@ class MLP(nn.Module):
         An elementwise activation of torch.nn, by its lower-case name.
     init : str, default "default"
         See `initialize`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or out of its range.
     """
 
     def __init__(

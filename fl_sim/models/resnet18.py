@@ -27,7 +27,19 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions beside a shortcut.
+
+    Parameters
+    ----------
+    inner, outer : int
+        Channels that come in and go out.
+    stride : int
+        Of the first convolution, and of the shortcut.
+    activation : str
+        See `make_activation`.
+    norm : str
+        One of `NORMS`.
+    """
 
     def __init__(self, inner: int, outer: int, stride: int, activation: str, norm: str) -> None:
         super().__init__()
@@ -74,6 +86,11 @@ class ResNet18(nn.Module):
     norm : "group", "batch" or "none", default "group"
         Group normalisation (32 groups at most) treats each sample alone and has no running
         statistics to federate (Hsieh et al. 2020, arXiv 1910.00189); "batch" is the original.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or out of its range, or the image is too small.
     """
 
     def __init__(

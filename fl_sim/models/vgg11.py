@@ -34,6 +34,11 @@ class VGG11(nn.Module):
     pool : "max" or "avg", default "max"
         Kind of pooling. A last odd row or column is pooled alone, so that 28 pixels last for
         all five stages.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or out of its range, or the image is too small.
     """
 
     def __init__(

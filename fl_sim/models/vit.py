@@ -19,7 +19,15 @@ POSITION_STD = 0.02
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention.
+
+    Parameters
+    ----------
+    dim : int
+        Size of a token.
+    heads : int
+        A divisor of `dim`.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -38,7 +46,17 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x))."""
+    """x + attention(norm(x)), then x + MLP(norm(x)).
+
+    Parameters
+    ----------
+    dim, heads : int
+        As for `Attention`.
+    mlp_dim : int
+        Hidden units of the MLP.
+    activation : str
+        See `make_activation`.
+    """
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, activation: str) -> None:
         super().__init__()
@@ -56,7 +74,17 @@ class Block(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Images to patch embeddings with a class token in front, plus positions."""
+    """Images to patch embeddings with a class token in front, plus positions.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (C, H, W).
+    patch : int
+        Side of a patch, a divisor of H and W.
+    dim : int
+        Size of a token.
+    """
 
     def __init__(self, input_shape: tuple[int, int, int], patch: int, dim: int) -> None:
         super().__init__()
@@ -98,6 +126,11 @@ class ViT(nn.Module):
         Number of transformer blocks.
     heads : int, default 3
         Attention heads, a divisor of `dim`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or out of its range, or does not divide what it has to.
     """
 
     def __init__(
