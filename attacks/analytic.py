@@ -70,10 +70,21 @@ class AnalyticAttack(Attack):
 def input_layer(problem: Problem, calls: list[LinearCall]) -> LinearCall:
     """The linear layer that sees the model's input, with weight and bias gradients.
 
+    Parameters
+    ----------
+    problem : Problem
+        Holds the gradient.
+    calls : list of LinearCall
+        The model's linear layers.
+
+    Returns
+    -------
+    LinearCall
+
     Raises
     ------
     NotApplicable
-        If there is none.
+        If no linear layer sees the input, or the gradient of its weight or bias is not there.
     """
     layer = next((c for c in calls if c.at_input), None)
     if layer is None:
@@ -118,10 +129,15 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
     Parameters
     ----------
     problem : Problem
+        Holds model and gradient.
     layer : LinearCall
         That sees the inputs.
     inputs : Tensor of shape (1, *input_shape)
         Or of none.
+
+    Returns
+    -------
+    bool
     """
     if not len(inputs):
         return False

@@ -161,6 +161,10 @@ def negentropy(sources: Tensor) -> Tensor:
     ----------
     sources : Tensor of shape (B, d)
         Of unit variance.
+
+    Returns
+    -------
+    Tensor of shape (B,)
     """
     magnitude = sources.abs()
     contrast = magnitude + torch.nn.functional.softplus(-2 * magnitude) - math.log(2)

@@ -83,10 +83,20 @@ class ImprintAttack(Attack):
 def imprinted_pair(problem: Problem) -> LinearPair:
     """The pair of layers at the input, if the server had imprinted it.
 
+    Parameters
+    ----------
+    problem : Problem
+        Holds model and gradient.
+
+    Returns
+    -------
+    LinearPair
+
     Raises
     ------
     NotApplicable
-        If there is none, or its rows differ, or its activation has no kink.
+        If there is none, its rows differ, the first layer's bias has no gradient, or its activation
+        is not piecewise linear.
     """
     pair = input_pair(problem.model, problem.input_shape)
     state = dict(problem.model.named_parameters())

@@ -101,7 +101,27 @@ def infer_labels(
 
 
 def inferred_labels(problem: Problem, calls: list[LinearCall], size: int) -> Tensor:
-    """Labels of a problem: those granted, or those its gradient shows for a known batch size."""
+    """Labels of a problem: those granted, or those its gradient shows for a known batch size.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its loss is cross entropy unless labels are granted.
+    calls : list of LinearCall
+        The model's linear layers.
+    size : int
+        Batch size B, at least 1.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        As granted, or int64 and in increasing order.
+
+    Raises
+    ------
+    NotApplicable
+        If none are granted and the model's output is not a linear layer's.
+    """
     if problem.knows.labels is not None:
         return problem.knows.labels
     return _listed(_counts(problem.gradient, calls, size)[0])

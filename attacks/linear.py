@@ -61,6 +61,17 @@ class LinearCall:
 def resolve_input_shape(model: nn.Module, input_shape: tuple[int, ...] | None) -> tuple[int, ...]:
     """Shape of one input, taken from a leading linear layer if it is not given.
 
+    Parameters
+    ----------
+    model : nn.Module
+        Not run.
+    input_shape : tuple of int or None
+        Returned as it is, unless None.
+
+    Returns
+    -------
+    tuple of int
+
     Raises
     ------
     NotApplicable
@@ -96,6 +107,11 @@ def linear_calls(
         Shape of one input.
     samples : int, default 8
         Number of standard normal inputs shown to the model.
+
+    Returns
+    -------
+    list of LinearCall
+        Empty if there is none.
 
     Raises
     ------
@@ -144,7 +160,21 @@ def linear_calls(
 
 
 def random_inputs(model: nn.Module, input_shape: tuple[int, ...], count: int) -> Tensor:
-    """Standard normal inputs on the model's device, the same on every call."""
+    """Standard normal inputs on the model's device, the same on every call.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its first parameter gives device and dtype.
+    input_shape : tuple of int
+        Shape of one input.
+    count : int
+        Number of inputs.
+
+    Returns
+    -------
+    Tensor of shape (count, *input_shape)
+    """
     like = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, *input_shape, generator=generator).to(like)
@@ -234,6 +264,18 @@ def singular_values(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
     For float32 entries the square roots of the smaller Gram matrix' eigenvalues do, at a fraction
     of the time: they err by 1e-8 of the largest value, the entries' rounding by more.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (p, q)
+        In float64.
+    dtype : torch.dtype
+        Whose rounding its entries carry.
+
+    Returns
+    -------
+    Tensor of shape (min(p, q),)
+        In float64, none negative.
     """
     if dtype == torch.float64:
         return torch.linalg.svdvals(matrix)
@@ -250,6 +292,11 @@ def rank_above_rounding(singular: Tensor, roundoff: float) -> int:
         Singular values, decreasing.
     roundoff : float
         Unit roundoff of the matrix' entries.
+
+    Returns
+    -------
+    int
+        Between 0 and p.
     """
     if not len(singular) or not float(singular[0]) > 0:
         return 0
@@ -262,6 +309,20 @@ def rank_above_rounding(singular: Tensor, roundoff: float) -> int:
 
 def batch_size_of(problem: Problem, calls: list[LinearCall]) -> tuple[int, int | None]:
     """The batch size to work with, and its estimate from the gradient alone.
+
+    Parameters
+    ----------
+    problem : Problem
+        May grant the size, or labels to count.
+    calls : list of LinearCall
+        The model's linear layers.
+
+    Returns
+    -------
+    size : int
+        As granted, otherwise the estimate.
+    estimate : int or None
+        None if the gradient does not show it.
 
     Raises
     ------

@@ -60,6 +60,10 @@ class Gated:
             D_i up to scale.
         points : Tensor of shape (n, rank)
             The samples in the coordinates of the row space; they matter only if n < rank.
+
+        Returns
+        -------
+        Reconstruction
         """
         gates = self.pair.activation.slope(points @ (self.layer.weight @ self.space.V).T)[0]
         delta = torch.linalg.pinv(gates[:, :, None] * self.space.U) @ columns[:, :, None]

@@ -112,6 +112,11 @@ def refine(L: Tensor, direction: Tensor) -> Tensor | None:
     ----------
     L : Tensor of shape (m, B)
     direction : Tensor of shape (B,)
+
+    Returns
+    -------
+    Tensor of shape (B,), or None
+        Of norm one.
     """
     m, B = L.shape
     for tolerance in (COARSE, COARSE / 10, FINE):
@@ -139,6 +144,10 @@ def belongs_to_one_sample(column: Tensor, U: Tensor) -> bool:
     column : Tensor of shape (m,)
     U : Tensor of shape (m, K)
         Basis of what the second layer's errors cause in the units.
+
+    Returns
+    -------
+    bool
     """
     active = column.abs() > COARSE * len(column) ** -0.5
     if int(active.sum()) <= U.shape[1]:
@@ -154,5 +163,17 @@ def margin(m: int) -> int:
 
 
 def is_among(found: Tensor, direction: Tensor) -> bool:
-    """Whether a unit vector is one of those found, up to sign."""
+    """Whether a unit vector is one of those found, up to sign.
+
+    Parameters
+    ----------
+    found : Tensor of shape (n, B)
+        Unit vectors.
+    direction : Tensor of shape (B,)
+        Of norm one.
+
+    Returns
+    -------
+    bool
+    """
     return bool(len(found)) and float((found @ direction).abs().max()) > 1 - 1e-6

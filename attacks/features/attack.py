@@ -190,6 +190,15 @@ def readable_pair(
 ) -> tuple[LinearPair, bool]:
     """First pair that sees vectors, one or several of each image, and identifies samples.
 
+    Parameters
+    ----------
+    problem : Problem
+        Holds model and gradient.
+    pairs : sequence of LinearPair
+        Of the model, in forward order.
+    shape : tuple of int
+        Of one image.
+
     Returns
     -------
     pair : LinearPair
@@ -223,7 +232,24 @@ def readable_pair(
 def feature_match(
     problem: Problem, pair: LinearPair, shape: tuple[int, ...], features: Features
 ) -> FeatureMatch:
-    """The features that were read as an objective, in float32."""
+    """The features that were read as an objective, in float32.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the model; a granted data range becomes the bounds.
+    pair : LinearPair
+        Behind the front.
+    shape : tuple of int
+        Of one image.
+    features : Features
+        As they were read, (n, F).
+
+    Returns
+    -------
+    FeatureMatch
+        Of all n images.
+    """
     bounds = None
     if problem.knows.data_range is not None:
         like = features.values.float()
@@ -239,6 +265,23 @@ def feature_match(
 
 
 def unmixed(match: FeatureMatch, rows: Span, x: Tensor, iterations: int) -> Tensor:
-    """Descend on the distance to the gradient's row space, which mixed features leave alone."""
+    """Descend on the distance to the gradient's row space, which mixed features leave alone.
+
+    Parameters
+    ----------
+    match : FeatureMatch
+        Of the same images; its bounds are not used.
+    rows : Span
+        Row space of the layer's gradient.
+    x : Tensor of shape (N, n)
+        Where to begin.
+    iterations : int
+        Twice the number of evaluations.
+
+    Returns
+    -------
+    Tensor of shape (N, n)
+        The nearest points met.
+    """
     loose = replace(match, span=rows.basis.to(x.dtype), bounds=None)
     return descend(lambda v: loose.evaluate(v, 0.0, 0.0), x, iterations // 2)

@@ -40,7 +40,15 @@ class History:
         self.memory = memory
 
     def add(self, s: Tensor, y: Tensor, rows: Tensor) -> None:
-        """Store pairs of the given rows (a mask), except where the curvature is not positive."""
+        """Store pairs of the given rows, except where the curvature is not positive.
+
+        Parameters
+        ----------
+        s, y : Tensor of shape (N, n)
+            Steps, and changes of derivative along them.
+        rows : bool Tensor of shape (N,)
+            Which of them to store.
+        """
         curvature = (s * y).sum(1)
         good = rows & (curvature > 1e-10 * s.norm(dim=1) * y.norm(dim=1))
         at = good.nonzero().flatten()

@@ -49,6 +49,10 @@ def response(problem: Problem, pair: LinearPair, shape: tuple[int, ...]) -> Resp
         The layer and the activation behind it.
     shape : tuple of int
         Of one image.
+
+    Returns
+    -------
+    Response
     """
     front = Front(problem.model, pair.hidden, torch.float64)
     layer = front.model.get_submodule(pair.hidden)

@@ -110,7 +110,21 @@ class Tail:
 
 
 def tail_of(model: nn.Module, pair: LinearPair) -> Tail:
-    """The rest of a model behind the input of a pair's hidden layer."""
+    """The rest of a model behind the input of a pair's hidden layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    pair : LinearPair
+        Of the model; the cut is at the input of its hidden layer.
+
+    Returns
+    -------
+    Tail
+        Complete, or the pair alone where the rest cannot be traced or looks at more than the
+        features.
+    """
     private = copy.deepcopy(model).eval()
     module = _traced_tail(private, pair.hidden)
     if module is not None:
@@ -120,7 +134,20 @@ def tail_of(model: nn.Module, pair: LinearPair) -> Tail:
 
 
 def pair_alone(model: nn.Module, pair: LinearPair) -> Tail:
-    """The pair's two linear layers and the activation between them."""
+    """The pair's two linear layers and the activation between them.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    pair : LinearPair
+        Of the model.
+
+    Returns
+    -------
+    Tail
+        Never complete.
+    """
     private = copy.deepcopy(model).eval()
     layers = nn.Sequential(
         private.get_submodule(pair.hidden),

@@ -83,7 +83,17 @@ class Images:
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def keep(self, index: Tensor, x: Tensor, residual: Tensor) -> None:
-        """Take over what has a lower residual."""
+        """Take over what has a lower residual.
+
+        Parameters
+        ----------
+        index : int Tensor of shape (k,)
+            Which images were tried, each once.
+        x : Tensor of shape (k, n)
+            What was found.
+        residual : Tensor of shape (k,)
+            Relative distances of its features.
+        """
         better = residual < self.residual[index]
         self.x[index[better]] = x[better]
         self.residual[index[better]] = residual[better]

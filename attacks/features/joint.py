@@ -90,7 +90,20 @@ class JointEquations:
         return torch.linalg.solve(C.T, self.back.T)  # (W'R C^-1)'
 
     def gradient_rows(self, x: Tensor, d: Tensor) -> Tensor:
-        """g_theta for some images and errors, each parameter in units of what was observed."""
+        """g_theta for some images and errors, each parameter in units of what was observed.
+
+        Parameters
+        ----------
+        x : Tensor of shape (k, n)
+            Images, float64.
+        d : Tensor of shape (k, F)
+            Errors of their features.
+
+        Returns
+        -------
+        Tensor of shape (G,)
+            Summed over the images, all parameters in one vector, each over its observed norm.
+        """
 
         def paired(parameters: dict[str, Tensor]) -> Tensor:
             seen = self.front(x.reshape(-1, *self.shape), parameters).flatten(1)
@@ -112,7 +125,22 @@ class JointEquations:
         return gap / self.size, self.gradient_rows(x, d) - observed
 
     def normal_equations(self, x: Tensor, residual: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """J'J, (N n, N n), and J'r, (N n,)."""
+        """J'J and J'r at the images of a complete batch.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, n)
+            Images, float64.
+        residual : pair of Tensors
+            What `residual` returns for them.
+
+        Returns
+        -------
+        normal : Tensor of shape (N n, N n)
+            J'J.
+        slope : Tensor of shape (N n,)
+            J'r.
+        """
         pixels = x.shape[1]
         slopes = [jacobian(self.front, image, self.shape) for image in x]  # (F, n) each
         rows = self._gradient_jacobian(x, slopes)
@@ -186,7 +214,20 @@ class Joint:
     error: float = float("inf")
 
     def of(self, i: int, spare: int) -> Solved:
-        """The state as that of one of the images."""
+        """The state as that of one of the images.
+
+        Parameters
+        ----------
+        i : int
+            Which image.
+        spare : int
+            Equations minus unknowns of the whole batch.
+
+        Returns
+        -------
+        Solved
+            With the image's pixels; everything else is the batch's.
+        """
         return Solved(self.x[i], self.residual, spare, self.weakest, self.error)
 
 
@@ -207,6 +248,11 @@ def joint_equations(
         Of every sample of the batch, float64.
     rows : Span
         Row space of the hidden layer's gradient, of dimension N.
+
+    Returns
+    -------
+    JointEquations or None
+        Coupled; None if they do not outnumber the pixels, or the pixels exceed `LARGEST`.
     """
     front = Front(problem.model, pair.hidden, torch.float64)
     parameters = front.parameters(shape)

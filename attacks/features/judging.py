@@ -21,7 +21,16 @@ from attacks.features.reading import Features
 
 @dataclass(frozen=True)
 class Judged:
-    """Images, their residuals, and which of them are proved."""
+    """Images, their residuals, and which of them are proved.
+
+    Attributes
+    ----------
+    x : Tensor of shape (N, n)
+        Float64.
+    residual : Tensor of shape (N,)
+        Float64; infinite where nothing was tried.
+    certified : bool Tensor of shape (N,)
+    """
 
     x: Tensor
     residual: Tensor
@@ -29,7 +38,24 @@ class Judged:
 
 
 def judge(rows: Span, match: FeatureMatch, images: Images, solved: list[Solved]) -> Judged:
-    """Certified: the equations hold up to the gradient's rounding and determine the pixels."""
+    """Certified: the equations hold up to the gradient's rounding and determine the pixels.
+
+    Parameters
+    ----------
+    rows : Span
+        Row space of the layer's gradient.
+    match : FeatureMatch
+        Of all images.
+    images : Images
+        As the descents left them.
+    solved : list of Solved
+        Of the first images, where their equations were solved as well; no other is certified.
+
+    Returns
+    -------
+    Judged
+        Of all images, in the same order.
+    """
     x, residual = images.x.double(), images.residual.double()
     certified = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     exact = match.front.to(torch.float64)
@@ -71,6 +97,11 @@ def assemble(
         Of the first images, where their equations were solved as well.
     info : dict
         Diagnostics so far; completed, with the reason why not more was found.
+
+    Returns
+    -------
+    Reconstruction
+        Of the images that were tried, less repetitions of certified ones.
     """
     judged = judge(rows, match, images, solved)
     # features that were mixed may have led to the same image twice

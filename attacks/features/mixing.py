@@ -152,7 +152,24 @@ def read_together(problem: Problem, pair: LinearPair, tail: Tail, features: Feat
 
 
 def mixture_of(problem: Problem, pair: LinearPair, rank: int) -> tuple[Mixture | None, Tensor]:
-    """The equations of a batch of `rank` samples, and Q; None where the layer has no bias."""
+    """The equations of a batch of `rank` samples, and Q.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds model and gradient.
+    pair : LinearPair
+        That saw the features.
+    rank : int
+        Number of samples B.
+
+    Returns
+    -------
+    mixture : Mixture or None
+        None if the gradient has no bias of the hidden layer.
+    basis : Tensor of shape (F + 1, B), or (F, B) without that bias
+        Q.
+    """
     rows = row_space(problem, pair, rank)
     Q = rows.basis
     if not rows.biased:
@@ -191,7 +208,19 @@ def _noise(gradient: Tensor, rank: int, directions: int, eps: float) -> float:
 
 
 def random_starts(mixture: Mixture, generator: torch.Generator) -> list[Tensor]:
-    """Free unknowns of mixtures around the strongest direction of the gradient."""
+    """Free unknowns of mixtures around the strongest direction of the gradient.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        Of B samples.
+    generator : torch.Generator
+        Source of randomness, on the CPU.
+
+    Returns
+    -------
+    list of `STARTS` Tensors of shape (B (B - 1),)
+    """
     strongest = torch.linalg.svd(mixture.hidden).Vh[0]
     last = mixture.origin / mixture.origin.square().sum()
     mean = strongest / (last @ strongest)
@@ -205,7 +234,22 @@ def random_starts(mixture: Mixture, generator: torch.Generator) -> list[Tensor]:
 
 
 def solve(mixture: Mixture, t: Tensor) -> tuple[Tensor, float]:
-    """Levenberg-Marquardt; the end, and the larger of the residual's two norms there."""
+    """Levenberg-Marquardt from one start.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        Of B samples.
+    t : Tensor of shape (B (B - 1),)
+        Free unknowns to begin with.
+
+    Returns
+    -------
+    t : Tensor of shape (B (B - 1),)
+        Where it ends.
+    left : float
+        The larger norm of the residual's two parts there, each in units of its noise.
+    """
     r = mixture.residual(t)
     low, damping = float(r.square().sum()), 1e-2
     for _ in range(STEPS):

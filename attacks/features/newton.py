@@ -58,7 +58,20 @@ class Span:
         return self.outside(self._joined_rows(features)).flatten() / features.norm()
 
     def jacobian(self, features: Tensor, slopes: Tensor) -> Tensor:
-        """Of the residual at fixed unit; `slopes`, (T F, n), is the features' own Jacobian."""
+        """Derivative of the residual by the pixels, its unit held fixed.
+
+        Parameters
+        ----------
+        features : Tensor of shape (T F,)
+            What the layer saw of one image; only its length matters.
+        slopes : Tensor of shape (T F, n)
+            Their own Jacobian.
+
+        Returns
+        -------
+        Tensor of shape ((F + 1) T, n), or (F T, n) without a bias
+            Rows in the order of `residual`.
+        """
         width = len(self.basis) - int(self.biased)
         apart = slopes.reshape(-1, width, slopes.shape[1]).transpose(0, 1)  # (F, T, n)
         left = self.outside(self.joined(apart.flatten(1), 0.0))
@@ -70,7 +83,20 @@ class Span:
         return float((self.blur[:, None] * inside).norm() / features.norm())
 
     def joined(self, features: Tensor, last: float) -> Tensor:
-        """Features (F,) or (F, k) with a last coordinate where the layer has a bias."""
+        """Features with a last coordinate where the layer has a bias.
+
+        Parameters
+        ----------
+        features : Tensor of shape (F,) or (F, k)
+            One vector, or several as columns.
+        last : float
+            The last coordinate: 1 for features, 0 for their derivatives.
+
+        Returns
+        -------
+        Tensor of shape (F + 1,) or (F + 1, k)
+            The features as they are if the layer has no bias.
+        """
         if not self.biased:
             return features
         return torch.cat([features, torch.full_like(features[:1], last)])
@@ -117,20 +143,49 @@ def proved(end: Solved, span: Span, features: Tensor) -> bool:
         Of its features.
     features : Tensor of shape (T F,)
         Its features, float64.
+
+    Returns
+    -------
+    bool
     """
     allowed = min(max(3 * span.expected(features), STRICTEST), LOOSEST)
     return end.residual <= allowed and end.weakest > 0 and end.error <= WORST_ERROR
 
 
 def repeated(x: Tensor, certified: Tensor) -> Tensor:
-    """Which of n images equal, within `WORST_ERROR`, an earlier one, both of them certified."""
+    """Which images equal, within `WORST_ERROR`, an earlier one, both of them certified.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, n)
+        Images.
+    certified : bool Tensor of shape (N,)
+
+    Returns
+    -------
+    bool Tensor of shape (N,)
+    """
     near = torch.cdist(x, x) < WORST_ERROR * x.norm(dim=1)
     both = near & certified & certified[:, None]
     return both.tril(-1).any(1)
 
 
 def jacobian(front: Front, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Derivative of the features of one image (n,) by its pixels, (F, n)."""
+    """Derivative of the features of one image by its pixels.
+
+    Parameters
+    ----------
+    front : Front
+        In the dtype of `x`.
+    x : Tensor of shape (n,)
+        The image.
+    shape : tuple of int
+        Its shape.
+
+    Returns
+    -------
+    Tensor of shape (F, n), or (T F, n) where the layer sees T vectors of an image
+    """
 
     def features(v: Tensor) -> Tensor:
         return front(v.reshape(1, *shape)).flatten()
@@ -162,6 +217,11 @@ def polish(
         Of one image.
     jacobians : int, default 6
         Most Jacobians to make.
+
+    Returns
+    -------
+    Solved
+        Never with a larger residual than at the start.
     """
     exact, coarse = front.to(torch.float64), front.to(torch.float32)
 

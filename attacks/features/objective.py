@@ -67,15 +67,22 @@ class FeatureMatch:
             return self.difference(x).norm(dim=1)
 
     def evaluate(self, x: Tensor, width: float, tv: float) -> tuple[Tensor, Tensor]:
-        """Objective of every image, (N,), and derivative, (N, n).
+        """Objective of every image, and its derivative.
 
         Parameters
         ----------
         x : Tensor of shape (N, n)
+            Images.
         width : float
             Of the smoothing of the front; zero for the true network.
         tv : float
             Weight of the total variation.
+
+        Returns
+        -------
+        value : Tensor of shape (N,)
+        slope : Tensor of shape (N, n)
+            Derivative of every image's own value.
         """
         context: Any = Smoothed(width) if width else nullcontext()
         with torch.enable_grad():

@@ -64,6 +64,18 @@ def energy(match: FeatureMatch, x: Tensor, width: float) -> Tensor:
 
 
 def patchwork(candidates: Sequence[Tensor], energies: Sequence[Tensor]) -> Tensor:
-    """Every pixel from the candidate with the least energy there, (N, n) of several (N, n)."""
+    """Every pixel from the candidate with the least energy there.
+
+    Parameters
+    ----------
+    candidates : sequence of Tensors of shape (N, n)
+        Of the same N images, at least one.
+    energies : sequence of Tensors of shape (N, n)
+        One for each of them.
+
+    Returns
+    -------
+    Tensor of shape (N, n)
+    """
     best = torch.stack(list(energies)).argmin(0, keepdim=True)
     return torch.stack(list(candidates)).gather(0, best)[0]

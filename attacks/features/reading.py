@@ -74,6 +74,11 @@ def read_features(
     tries : int, default 4
         Searches before an incomplete one is taken: which samples are missed depends on the order
         in which the others were found, and that on chance.
+
+    Returns
+    -------
+    Features
+        Of the search that found most.
     """
     best = _read_once(problem, pair, tail, exact)
     for _ in range(tries - 1):
@@ -109,7 +114,21 @@ def _read_once(problem: Problem, pair: LinearPair, tail: Tail, exact: TensorAtta
 
 
 def joined_gradient(problem: Problem, layer: str) -> tuple[Tensor, bool]:
-    """A linear layer's [dL/dW | dL/db] in float64, and whether it has a bias."""
+    """A linear layer's [dL/dW | dL/db] in float64, and whether it has a bias.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the gradient.
+    layer : str
+        Name of the layer, whose weight's gradient is there.
+
+    Returns
+    -------
+    gradient : Tensor of shape (m, F + 1), or (m, F) without a bias
+    biased : bool
+        Whether the last column is the bias' gradient.
+    """
     gradient = problem.gradient[f"{layer}.weight"].double()
     bias = problem.gradient.get(f"{layer}.bias")
     if bias is None:
@@ -118,7 +137,22 @@ def joined_gradient(problem: Problem, layer: str) -> tuple[Tensor, bool]:
 
 
 def row_space(problem: Problem, pair: LinearPair, rank: int) -> Span:
-    """What the features span, as the gradient shows it."""
+    """What the features span, as the gradient shows it.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the gradient.
+    pair : LinearPair
+        Whose hidden layer saw the features.
+    rank : int
+        Dimension of the span, at most the number of singular values.
+
+    Returns
+    -------
+    Span
+        With a basis of shape (F + 1, rank), or (F, rank) without a bias.
+    """
     gradient, biased = joined_gradient(problem, pair.hidden)
     _, S, Vh = torch.linalg.svd(gradient, full_matrices=False)
     noise = S[rank] if rank < len(S) else S.new_zeros(())

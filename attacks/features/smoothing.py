@@ -118,6 +118,11 @@ def soft_max_pool(
     x : Tensor of shape (..., H, W)
 
     Other parameters as for ``torch.nn.functional.max_pool2d``.
+
+    Returns
+    -------
+    Tensor
+        Of the shape that max-pooling returns; never with indices.
     """
     kernel, pad, gap = _two(kernel_size), _two(padding), _two(dilation)
     step = _two(stride) if stride is not None and stride != [] else kernel

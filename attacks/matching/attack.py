@@ -95,7 +95,20 @@ class MatchingAttack(Attack):
 
     @abstractmethod
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
-        """Fill `best`; return diagnostics."""
+        """Search for the batch.
+
+        Parameters
+        ----------
+        setting : Setting
+            The prepared problem.
+        best : Best
+            Filled in place, so that an interruption loses nothing.
+
+        Returns
+        -------
+        dict
+            Diagnostics, for the reconstruction's `info`.
+        """
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
@@ -172,9 +185,29 @@ class MatchingAttack(Attack):
         forward_priors: Sequence[tuple[float, ForwardPrior]] = (),
         tolerance: float = -math.inf,
     ) -> list[float]:
-        """`restarts` descents from standard normal inputs; the lowest objective of each.
+        """Descend from up to `restarts` standard normal inputs.
 
-        Stops early once the objective falls below `tolerance`.
+        Parameters
+        ----------
+        setting : Setting
+            The prepared problem.
+        best : Best
+            Of all descents; changed in place.
+        distance : Measure
+            From the observed gradient.
+        optimizer : Optimizer
+            How to move.
+        priors : sequence of (weight, Prior), default none
+            On the candidate.
+        forward_priors : sequence of (weight, ForwardPrior), default none
+            On what it causes in the client's model.
+        tolerance : float, default -inf
+            No further descent begins once the lowest objective is at or below this.
+
+        Returns
+        -------
+        list of float
+            The lowest objective of each descent.
         """
         match = Match(setting.client, distance, priors, forward_priors)
         lowest: list[float] = []

@@ -16,6 +16,17 @@ def private_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Deep copy in the mode the server sent it in, without dropout's randomness.
 
     In-place activations become out-of-place ones, which a second derivative needs.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    dtype : torch.dtype
+        Of the copy's parameters and buffers, integer ones excepted.
+
+    Returns
+    -------
+    nn.Module
     """
     private = copy.deepcopy(model).to(dtype)
     for module in private.modules():
@@ -63,6 +74,11 @@ class Client:
         ----------
         inputs : Tensor of shape (B, *input_shape)
         labels : Tensor of shape (B,) of class indices, or (B, C) of class logits or of targets
+
+        Returns
+        -------
+        sequence of Tensor
+            One for each of `names`, of the parameter's shape.
         """
         start = self.parameters
         if self.local_steps == 1:
@@ -84,7 +100,21 @@ class Client:
 
 
 def mean_loss(output: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """Mean loss of a batch; class labels may be indices (B,) or logits (B, C) to be optimised."""
+    """Mean loss of a batch; class labels may be indices or logits to be optimised.
+
+    Parameters
+    ----------
+    output : Tensor of shape (B, C)
+        Of the model; of any shape for "mse".
+    labels : Tensor of shape (B,) of class indices, or (B, C) of class logits
+        For "mse" targets, as many as outputs.
+    loss : "cross_entropy" or "mse"
+        Mean-reduced.
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
     if loss == "mse":
         return (output - labels.reshape(output.shape)).square().mean()
     if labels.is_floating_point():

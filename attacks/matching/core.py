@@ -75,6 +75,12 @@ class Match:
         labels : Tensor
         free : list of Tensor
             Leaves to differentiate by.
+
+        Returns
+        -------
+        value : float
+        slopes : list of Tensor
+            One for each of `free`.
         """
         caused = self.client.gradient(inputs, labels)
         distance = self.distance([g.detach() for g in caused])
@@ -136,6 +142,11 @@ def descend(
         Of the inputs; they apply only where the inputs themselves are optimised.
     best : Best
         Of all descents so far.
+
+    Returns
+    -------
+    float
+        The lowest objective, however low `best` was before.
     """
     lowest = math.inf
     unknowns = [*start.codes, *([start.labels] if start.free_labels else [])]

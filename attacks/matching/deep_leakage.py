@@ -60,7 +60,10 @@ class DeepLeakage(MatchingAttack):
         return self.labels == "infer"
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
-        """Descend until the gradient is matched or the restarts are used up."""
+        """Descend until the gradient is matched or the restarts are used up.
+
+        See `MatchingAttack.search`.
+        """
         lowest = self.descents(
             setting,
             best,

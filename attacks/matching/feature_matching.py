@@ -74,7 +74,15 @@ class FeatureMatching(MatchingAttack):
         self.local_lr = local_lr
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
-        """Recover features, then descend `restarts` times."""
+        """Recover features, then descend `restarts` times; see `MatchingAttack.search`.
+
+        Raises
+        ------
+        NotApplicable, Interrupted
+            As `recover_features` and `matching_labels` raise them.
+        ValueError
+            If `image_prior` is set and the inputs are no images.
+        """
         known = recover_features(setting.problem, setting.shape[1:])
         size = setting.shape[0]
         forward: list[tuple[float, ForwardPrior]] = []
@@ -107,10 +115,23 @@ class FeatureMatching(MatchingAttack):
 def matching_labels(setting: Setting, known: RecoveredFeatures) -> Tensor | None:
     """Labels in the order of the recovered features; the rest as inferred or granted.
 
+    Parameters
+    ----------
+    setting : Setting
+        Of B samples.
+    known : RecoveredFeatures
+        May hold labels of its first samples.
+
+    Returns
+    -------
+    Tensor of shape (B,), or None
+        Targets under the squared loss, (B, outputs) or as granted. None if some were not read with
+        the features and are neither granted nor inferred.
+
     Raises
     ------
     NotApplicable
-        If more samples than features are in the batch and their labels are unknown.
+        If, under the squared loss, targets are granted and only some were read with the features.
     """
     size = setting.shape[0]
     read = known.labels[:size]

@@ -40,6 +40,11 @@ def recover_features(problem: Problem, input_shape: tuple[int, ...]) -> Recovere
     input_shape : tuple of int
         Shape of one input of the whole model.
 
+    Returns
+    -------
+    RecoveredFeatures
+        Of as many samples as the tensor attack found.
+
     Raises
     ------
     NotApplicable

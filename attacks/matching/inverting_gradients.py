@@ -59,7 +59,7 @@ class InvertingGradients(MatchingAttack):
         self.local_lr = local_lr
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
-        """Descend `restarts` times."""
+        """Descend `restarts` times; see `MatchingAttack.search`."""
         distance = cosine(setting.target)
         lowest = self.descents(
             setting,

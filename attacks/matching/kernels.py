@@ -27,6 +27,10 @@ def count_products(model: nn.Module, inputs: Tensor) -> int:
     model : nn.Module
         Run once.
     inputs : Tensor of shape (B, *input_shape)
+
+    Returns
+    -------
+    int
     """
     total = 0
 

@@ -28,7 +28,19 @@ class Optimizer(Protocol):
     def minimise(
         self, evaluate: Evaluate, unknowns: list[Tensor], iterations: int, bounds: Bounds
     ) -> None:
-        """Leave the unknowns where the descent ends; the caller keeps the best it has seen."""
+        """Leave the unknowns where the descent ends; the caller keeps the best it has seen.
+
+        Parameters
+        ----------
+        evaluate : callable
+            Maps the unknowns to their value and the derivatives by each.
+        unknowns : list of Tensor
+            Where to begin; changed in place.
+        iterations : int
+            About how many evaluations to spend.
+        bounds : (low, high), or None
+            Of the first unknown, broadcastable to it; an optimiser may ignore them.
+        """
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class SeeThroughGradients(MatchingAttack):
         self.local_lr = local_lr
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
-        """Descend with all seeds, stage by stage."""
+        """Descend with all seeds, stage by stage; see `MatchingAttack.search`."""
         known = known_statistics(setting)
         model = setting.client.model
         forward: list[tuple[float, ForwardPrior]] = (

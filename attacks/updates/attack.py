@@ -57,7 +57,14 @@ class UpdateTensorAttack(TensorAttack):
         self.unroll = unroll
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
-        """Reconstruct all samples of the update; see `Attack.run`."""
+        """Reconstruct all samples of the update; see `Attack.run`.
+
+        Raises
+        ------
+        NotApplicable
+            If the steps to follow are not SGD's or of unknown learning rate, or the model does not
+            begin with a pair of linear layers that determines the samples.
+        """
         local = problem.local
         if not self.unroll or problem.loss != "cross_entropy":
             return super().reconstruct(problem)
@@ -118,7 +125,20 @@ class UpdateTensorAttack(TensorAttack):
 
 
 def rounding(problem: Problem, pair: LinearPair) -> float:
-    """Unit roundoff of the update's first layer: that of the weights, over how far they moved."""
+    """Unit roundoff of the update's first layer: that of the weights, over how far they moved.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a public learning rate.
+    pair : LinearPair
+        At the model's input.
+
+    Returns
+    -------
+    float
+        Never below the weights' own.
+    """
     weight = problem.model.get_parameter(f"{pair.hidden}.weight")
     gradient = problem.gradient[f"{pair.hidden}.weight"]
     own = torch.finfo(weight.dtype).eps / 2
@@ -128,7 +148,20 @@ def rounding(problem: Problem, pair: LinearPair) -> float:
 
 
 def expected_misfit(problem: Problem, total: Tensors) -> float:
-    """Misfit that the rounding of the client's weights in each step explains."""
+    """Misfit that the rounding of the client's weights in each step explains.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a public learning rate.
+    total : dict from parameter name to Tensor
+        Sum of the steps' gradients.
+
+    Returns
+    -------
+    float
+        Of all parameters, each relative to its own norm.
+    """
     steps, lr = problem.local.steps, problem.local.lr
     assert lr is not None
     square = 0.0
@@ -143,7 +176,23 @@ def expected_misfit(problem: Problem, total: Tensors) -> float:
 def error_bound(
     client: ReducedClient, observed: Tensors, guess: Hypothesis, misfit: float
 ) -> Tensor:
-    """Relative error (n,) of each sample that a misfit of the first layer can have caused."""
+    """Relative error of each sample that a misfit of the first layer can have caused.
+
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    guess : Hypothesis
+        Of n samples.
+    misfit : float
+        Norm of what the samples leave unexplained, relative to the update.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+    """
     D = client.columns(guess.points, guess.labels, guess.order)
     size = observed[f"{client.hidden}.weight"].norm()
     return misfit * size * torch.linalg.pinv(D).norm(dim=1) / guess.points.norm(dim=1)
@@ -158,7 +207,30 @@ def reported(
     explained: bool,
     info: dict,
 ) -> Reconstruction:
-    """Return samples as inputs of the model."""
+    """Return samples as inputs of the model.
+
+    Parameters
+    ----------
+    problem : Problem
+        Gives shape and dtype of the inputs.
+    pair : LinearPair
+        At the model's input.
+    space : GradientSpace
+        Whose coordinates the samples have.
+    guess : Hypothesis
+        Of n samples.
+    error : Tensor of shape (n,)
+        Bounds of their relative errors; certified up to `WORST_ERROR`.
+    explained : bool
+        Whether they explain the update; otherwise none is certified.
+    info : dict
+        Diagnostics.
+
+    Returns
+    -------
+    Reconstruction
+        With the error bounds as residuals and the space's rank as batch size.
+    """
     dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
     shape = problem.input_shape or (pair.in_features,)
     inputs = (guess.points @ space.V.T)[:, : pair.in_features].reshape(-1, *shape)

@@ -56,6 +56,11 @@ class ReducedClient:
             Their classes.
         order : int Tensor of shape (k, b)
             Which samples each step takes.
+
+        Returns
+        -------
+        dict from parameter name to Tensor
+            One for each of the client's parameters.
         """
         shares = points.new_full(order.shape, 1 / order.shape[1])
         return self.weighted_update(points, labels, order, shares)
@@ -63,8 +68,23 @@ class ReducedClient:
     def weighted_update(
         self, points: Tensor, labels: Tensor, order: Tensor, shares: Tensor
     ) -> Tensors:
-        """As `update`, where each sample has a share (k, b) of its step's loss; differentiable in
-        the shares too.
+        """As `update`, with a share of its step's loss for each sample; differentiable in both.
+
+        Parameters
+        ----------
+        points : Tensor of shape (n, r)
+            The samples.
+        labels : int Tensor of shape (n,)
+            Their classes.
+        order : int Tensor of shape (k, b)
+            Which samples each step takes.
+        shares : Tensor of shape (k, b)
+            Weights of their losses in the step's; 1 / b each makes the mean.
+
+        Returns
+        -------
+        dict from parameter name to Tensor
+            Sum of the steps over the learning rate.
         """
         state = self.parameters()
         total = {name: torch.zeros_like(value) for name, value in state.items()}
@@ -77,11 +97,41 @@ class ReducedClient:
         return total
 
     def weight(self, step: int, steps: int) -> float:
-        """How often the gradient of a step (from 0) counts in the sum of all steps."""
+        """How often the gradient of a step counts in the sum of all steps.
+
+        Parameters
+        ----------
+        step : int
+            From 0 to steps - 1.
+        steps : int
+            Number of steps.
+
+        Returns
+        -------
+        float
+            1 without momentum.
+        """
         return sum(self.momentum**later for later in range(steps - step))
 
     def path(self, points: Tensor, labels: Tensor, order: Tensor, shares: Tensor) -> list[Tensors]:
-        """Return the parameters (k + 1 of them) before each step and after the last."""
+        """Return the parameters before each step and after the last.
+
+        Parameters
+        ----------
+        points : Tensor of shape (n, r)
+            The samples.
+        labels : int Tensor of shape (n,)
+            Their classes.
+        order : int Tensor of shape (k, b)
+            Which samples each step takes.
+        shares : Tensor of shape (k, b)
+            As for `weighted_update`.
+
+        Returns
+        -------
+        list of k + 1 dicts from parameter name to Tensor
+            Detached.
+        """
         states = [self.parameters()]
         step: Tensors = {}
         for chosen, share in zip(order, shares, strict=True):
@@ -138,7 +188,22 @@ class ReducedClient:
         return torch.stack(columns)
 
     def columns(self, points: Tensor, labels: Tensor, order: Tensor) -> Tensor:
-        """Each sample's column D_i of the first layer's update ``D X``, shape (m, n)."""
+        """Each sample's column D_i of the first layer's update ``D X``.
+
+        Parameters
+        ----------
+        points : Tensor of shape (n, r)
+            The samples.
+        labels : int Tensor of shape (n,)
+            Their classes.
+        order : int Tensor of shape (k, b)
+            Which samples each step takes, with equal shares.
+
+        Returns
+        -------
+        Tensor of shape (m, n)
+            Detached; zero for samples that no step takes.
+        """
         caught: list[Tensor] = []
         layer = self.model.get_submodule(self.hidden)
         handle = layer.register_forward_hook(lambda _, __, output: caught.append(output))
@@ -170,7 +235,28 @@ def reduced_client(
     lr: float,
     momentum: float = 0.0,
 ) -> ReducedClient:
-    """Return the client with its first layer in the coordinates of a row space."""
+    """Return the client with its first layer in the coordinates of a row space.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As it was sent; not changed.
+    pair : LinearPair
+        At the model's input.
+    layer : LayerGradient
+        The pair's weights.
+    space : GradientSpace
+        Of dimension r.
+    lr : float
+        Learning rate.
+    momentum : float, default 0.0
+        As in ``torch.optim.SGD``.
+
+    Returns
+    -------
+    ReducedClient
+        Whose inputs are of shape (n, r).
+    """
     small = private_copy(model).double()
     weight = layer.weight @ space.V
     slim = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
@@ -183,14 +269,46 @@ def reduced_client(
 def reduced_update(
     total: Tensors, pair: LinearPair, layer: LayerGradient, space: GradientSpace
 ) -> Tensors:
-    """Return an observed sum of gradients as the reduced client would have sent it."""
+    """Return an observed sum of gradients as the reduced client would have sent it.
+
+    Parameters
+    ----------
+    total : dict from parameter name to Tensor
+        Sum of the steps' gradients.
+    pair : LinearPair
+        At the model's input.
+    layer : LayerGradient
+        Made of the same sum.
+    space : GradientSpace
+        Of dimension r.
+
+    Returns
+    -------
+    dict from parameter name to Tensor
+        In float64; the first layer's weight is of shape (m, r), and its bias is left out.
+    """
     weight = f"{pair.hidden}.weight"
     kept = {k: v.double() for k, v in total.items() if k not in (weight, f"{pair.hidden}.bias")}
     return {weight: layer.gradient @ space.V, **kept}
 
 
 def followed(step: Tensors, gradient: Tensors, momentum: float) -> Tensors:
-    """Return the step of SGD that follows another (empty before the first)."""
+    """Return the step of SGD that follows another.
+
+    Parameters
+    ----------
+    step : dict from parameter name to Tensor
+        The step before, over the learning rate; empty before the first.
+    gradient : dict from parameter name to Tensor
+        At the parameters it led to.
+    momentum : float
+        As in ``torch.optim.SGD``.
+
+    Returns
+    -------
+    dict from parameter name to Tensor
+        Over the learning rate.
+    """
     if not step or not momentum:
         return gradient
     return {name: g + momentum * step[name] for name, g in gradient.items()}
@@ -204,7 +322,30 @@ def stepped(
     momentum: float = 0.0,
     before: Tensors | None = None,
 ) -> tuple[Tensors, Tensors]:
-    """Take one step of a float64 model in place; return its gradient, and what it went along."""
+    """Take one step of a float64 model in place; return its gradient, and what it went along.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A private copy; changed.
+    inputs : Tensor of shape (b, *input_shape)
+        The batch, float64.
+    labels : int Tensor of shape (b,)
+        Its classes.
+    lr : float
+        Learning rate.
+    momentum : float, default 0.0
+        As in ``torch.optim.SGD``.
+    before : dict from parameter name to Tensor, optional
+        The step before, over the learning rate; None before the first.
+
+    Returns
+    -------
+    gradient : dict from parameter name to Tensor
+        Of the mean cross entropy, before the step.
+    step : dict from parameter name to Tensor
+        What the parameters moved by, over minus the learning rate.
+    """
     loss = nn.functional.cross_entropy(model(inputs), labels)
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters)

@@ -47,6 +47,17 @@ def peel_smooth(
 ) -> tuple[Hypothesis, bool] | None:
     """Find each batch exactly, and take its gradient off the update.
 
+    Parameters
+    ----------
+    problem : Problem
+        With a public learning rate.
+    pair : LinearPair
+        At the model's input.
+    total : dict from parameter name to Tensor
+        Sum of the steps' gradients.
+    settings : Settings
+        How hard to search.
+
     Returns
     -------
     hypothesis : Hypothesis
@@ -92,7 +103,24 @@ def peel_smooth(
 def first_batch(
     problem: Problem, pair: LinearPair, total: Tensors, settings: Settings
 ) -> Found | None:
-    """Columns of the first of several batches, or None if this is no such epoch."""
+    """Columns of the first of several batches, or None if this is no such epoch.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the model and the number of steps.
+    pair : LinearPair
+        At the model's input.
+    total : dict from parameter name to Tensor
+        Sum of the steps' gradients.
+    settings : Settings
+        How hard to search.
+
+    Returns
+    -------
+    Found or None
+        As many samples as the rank holds for each step.
+    """
     layer = layer_gradient(replace(problem, gradient=total), pair)
     space = gradient_space(layer)
     size, odd = divmod(space.rank, problem.local.steps)
@@ -137,7 +165,29 @@ def peel_kinked(
     Piecewise linear activations give columns exactly but samples only once all columns are known,
     so w_1, w_2, ... are approximate and the tolerance is loose.
 
-    Returns as `peel_smooth`.
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    space : GradientSpace
+        Of that sum.
+    pair : LinearPair
+        At the model's input.
+    generator : torch.Generator
+        Source of randomness.
+    settings : Settings
+        How hard to search.
+    first : Found
+        The first batch.
+
+    Returns
+    -------
+    hypothesis : Hypothesis
+        Of the batches found before one was missed.
+    complete : bool
+        Whether these are all.
     """
     outgoing = f"{pair.outgoing}.weight"
     size, found = len(first), first
@@ -197,7 +247,23 @@ def _next_batch(
 def sign_free_labels(
     model: torch.nn.Module, outgoing: str, inputs: Tensor, delta: Tensor
 ) -> Tensor:
-    """Classes whose back-propagated errors are most nearly parallel to delta, up to sign."""
+    """Classes whose back-propagated errors are most nearly parallel to delta, up to sign.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier in the inputs' dtype.
+    outgoing : str
+        Name of the pair's second layer, of width K.
+    inputs : Tensor of shape (n, *input_shape)
+        The samples.
+    delta : Tensor of shape (n, K)
+        Their errors at that layer's output, up to scale and sign.
+
+    Returns
+    -------
+    int64 Tensor of shape (n,)
+    """
     output, jacobian = output_jacobian(model, outgoing, inputs)
     pull = torch.einsum("nc,nck->nk", torch.softmax(output, 1), jacobian)
     errors = pull[:, None, :] - jacobian

@@ -40,7 +40,20 @@ class Schedule:
 
 
 def schedules(samples: int, steps: int) -> list[Schedule]:
-    """All ways to spend a number of steps on several epochs of several equal batches."""
+    """All ways to spend a number of steps on several epochs of several equal batches.
+
+    Parameters
+    ----------
+    samples : int
+        Of one epoch.
+    steps : int
+        Of all epochs.
+
+    Returns
+    -------
+    list of Schedule
+        Fewest epochs first; empty if there is no such way.
+    """
     return [
         Schedule(epochs, steps // epochs, samples * epochs // steps)
         for epochs in range(2, steps)
@@ -49,7 +62,20 @@ def schedules(samples: int, steps: int) -> list[Schedule]:
 
 
 def shuffled(schedule: Schedule, generator: torch.Generator) -> Tensor:
-    """Draw a random order, int of shape (epochs * batches, size)."""
+    """Draw a random order.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        What the epochs look like.
+    generator : torch.Generator
+        Source of randomness, on the CPU.
+
+    Returns
+    -------
+    int64 Tensor of shape (epochs * batches, size)
+        On the CPU; each epoch takes every sample once.
+    """
     samples = schedule.batches * schedule.size
     walks = [torch.randperm(samples, generator=generator) for _ in range(schedule.epochs)]
     return torch.cat(walks).reshape(-1, schedule.size)
@@ -70,17 +96,29 @@ def relaxed(
 
     Parameters
     ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
     points : Tensor of shape (n, r)
         Where to begin.
-    labels : Tensor of shape (n,)
+    labels : int Tensor of shape (n,)
+        Their classes; kept.
     schedule : Schedule
+        What the epochs look like.
     last : Tensor of shape (r,), optional
         Samples satisfy ``points @ last == 1``.
     goal : float
         Misfit that is good enough.
     generator : torch.Generator
+        Source of randomness, on the CPU.
     spread : float, default 0.0
         Standard deviation of the shares to begin with; by default all begin equal.
+
+    Returns
+    -------
+    Hypothesis
+        With an order of shape (epochs * batches, size).
     """
     n, e, k = len(points), schedule.epochs, schedule.batches
     free = free_directions(points.shape[1], last, points)

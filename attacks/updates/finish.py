@@ -51,12 +51,40 @@ class Hypothesis:
 
 
 def misfit(client: ReducedClient, observed: Tensors, guess: Hypothesis, points: Tensor) -> Tensor:
-    """Simulated minus observed update, each parameter over its own norm, as one vector."""
+    """Simulated minus observed update, each parameter over its own norm, as one vector.
+
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    guess : Hypothesis
+        Gives labels and order.
+    points : Tensor of shape (n, r)
+        Taken in place of its points.
+
+    Returns
+    -------
+    Tensor of shape (p,)
+        Differentiable in the points; p is the number of all parameters.
+    """
     return difference(client.update(points, guess.labels, guess.order), observed)
 
 
 def difference(simulated: Tensors, observed: Tensors) -> Tensor:
-    """Difference of two updates, each parameter over the second's norm, as one vector."""
+    """Difference of two updates, each parameter over the second's norm, as one vector.
+
+    Parameters
+    ----------
+    simulated, observed : dict from parameter name to Tensor
+        Of the same names and shapes.
+
+    Returns
+    -------
+    Tensor of shape (p,)
+        With p the number of all parameters.
+    """
     return torch.cat(
         [
             ((simulated[name] - value) / value.norm().clamp_min(1e-300)).flatten()
@@ -72,7 +100,20 @@ def gauss_newton(
     last: Tensor | None,
     goal: float = 1e-12,
 ) -> tuple[Tensor, float]:
-    """Levenberg-Marquardt on the misfit, the bias coordinate ``points @ last == 1`` kept.
+    """Levenberg-Marquardt on the misfit, the bias coordinate ``points @ last`` kept.
+
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    guess : Hypothesis
+        Where to begin; its labels and order are kept.
+    last : Tensor of shape (r,) or None
+        Samples satisfy ``points @ last == 1``; None without a bias.
+    goal : float, default 1e-12
+        Misfit that is good enough.
 
     Returns
     -------
@@ -98,7 +139,24 @@ def gauss_newton(
 def column_metric(
     client: ReducedClient, observed: Tensors, guess: Hypothesis, points: Tensor
 ) -> Tensor:
-    """Gram matrix (n, n) of the samples' columns: how strongly each sample moves the update."""
+    """Gram matrix of the samples' columns: how strongly each sample moves the update.
+
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    guess : Hypothesis
+        Gives labels and order.
+    points : Tensor of shape (n, r)
+        Taken in place of its points.
+
+    Returns
+    -------
+    Tensor of shape (n, n)
+        With a small ridge on the diagonal.
+    """
     D = client.columns(points, guess.labels, guess.order)
     D = D / observed[f"{client.hidden}.weight"].norm()
     metric = D.T @ D
@@ -116,10 +174,30 @@ def fixed_point(
 ) -> tuple[Tensor, float]:
     """Alternate between the columns of given samples and the samples of given columns.
 
-    With a generator, a fixed point whose misfit exceeds `goal` is left in random directions and
-    approached again.
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    guess : Hypothesis
+        Where to begin; its labels and order are kept.
+    last : Tensor of shape (r,) or None
+        Samples satisfy ``points @ last == 1``; None without a bias.
+    goal : float, default 0.0
+        Misfit that is good enough; without a generator of no effect.
+    generator : torch.Generator, optional
+        If given, a fixed point whose misfit exceeds `goal`, but not `HOPELESS`, is left in random
+        directions and approached again.
+    robust : bool, default True
+        Whether units may have wrong gates.
 
-    Returns as `gauss_newton`; the best iterate counts.
+    Returns
+    -------
+    points : Tensor of shape (n, r)
+        The best iterate.
+    misfit : float
+        Norm of its misfit.
     """
     best, least = approach(client, observed, guess, guess.points, last, robust)
     if generator is None:
@@ -150,7 +228,31 @@ def approach(
 ) -> tuple[Tensor, float]:
     """Iterate towards a fixed point from one start, with Anderson acceleration.
 
-    Returns as `gauss_newton`; the best iterate counts.
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    observed : dict from parameter name to Tensor
+        Sum of the steps' gradients, in the client's coordinates.
+    guess : Hypothesis
+        Gives labels and order.
+    points : Tensor of shape (n, r)
+        Where to begin.
+    last : Tensor of shape (r,) or None
+        Samples satisfy ``points @ last == 1``; None without a bias.
+    robust : bool
+        Whether units may have wrong gates.
+    iterations : int, default 40
+        Most iterations.
+    memory : int, default 15
+        Past iterates that the acceleration combines with the current one.
+
+    Returns
+    -------
+    points : Tensor of shape (n, r)
+        The best iterate.
+    misfit : float
+        Norm of its misfit.
     """
     update = observed[f"{client.hidden}.weight"]
     best, least, stale = points, float(misfit(client, observed, guess, points).norm()), 0
@@ -198,7 +300,21 @@ def _solution(D: Tensor, update: Tensor, passes: int) -> Tensor:
 
 
 def free_directions(width: int, last: Tensor | None, like: Tensor) -> Tensor:
-    """Orthonormal basis (r, r - 1) of the directions that keep the bias coordinate."""
+    """Orthonormal basis of the directions that keep the bias coordinate.
+
+    Parameters
+    ----------
+    width : int
+        Number of coordinates r.
+    last : Tensor of shape (r,) or None
+        The bias coordinate of x is ``last @ x``; None without a bias.
+    like : Tensor
+        Gives dtype and device where `last` does not.
+
+    Returns
+    -------
+    Tensor of shape (r, r - 1), or (r, r) without a bias
+    """
     if last is None:
         return torch.eye(width).to(like)
     return torch.linalg.qr(last[:, None], mode="complete").Q[:, 1:]

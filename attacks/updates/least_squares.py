@@ -13,7 +13,13 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Scaling:
-    """How strongly each unknown moves the residual: a positive definite matrix and its inverse."""
+    """How strongly each unknown moves the residual: a positive definite matrix and its inverse.
+
+    Attributes
+    ----------
+    apply, solve : callable
+        Multiply a tensor of the unknowns' shape by the matrix, and by its inverse.
+    """
 
     apply: Map
     solve: Map
@@ -34,11 +40,20 @@ def levenberg_marquardt(
     residual : callable
         Differentiable, from a tensor of the unknowns' shape to a vector.
     start : Tensor
+        The unknowns to begin with, of any shape.
     scaling_of : callable
         The damping's metric at a point, which also preconditions the conjugate gradients.
     goal : float
-    iterations, inner : int
+        Norm that is good enough.
+    iterations, inner : int, default 60 and 80
         Most steps, and most conjugate gradient iterations in each.
+
+    Returns
+    -------
+    at : Tensor of the start's shape
+        Where it ends; never worse than the start.
+    error : float
+        Norm of the residual there.
     """
     at, damping, idle = start, 1e-3, 0
     error, push, pull = linearised(residual, at)
@@ -75,6 +90,22 @@ def linearised(function: Map, at: Tensor) -> tuple[Tensor, Map, Map]:
 
     The transposed product is linear in its argument, so its own derivative is the Jacobian; both
     reuse one graph.
+
+    Parameters
+    ----------
+    function : callable
+        Differentiable, from a tensor to a vector (p,).
+    at : Tensor
+        Where to linearise; of any shape.
+
+    Returns
+    -------
+    value : Tensor of shape (p,)
+        Detached.
+    push : callable
+        From a tensor of the shape of `at` to the Jacobian's product with it, (p,).
+    pull : callable
+        From a vector (p,) to the transposed Jacobian's product with it, of the shape of `at`.
     """
     with torch.enable_grad():
         at = at.detach().requires_grad_(True)
@@ -94,7 +125,26 @@ def linearised(function: Map, at: Tensor) -> tuple[Tensor, Map, Map]:
 def conjugate_gradients(
     matvec: Map, rhs: Tensor, precondition: Map, iterations: int, tolerance: float = 1e-3
 ) -> Tensor:
-    """Solve ``matvec(x) == rhs`` for a positive definite matrix."""
+    """Solve ``matvec(x) == rhs`` for a positive definite matrix.
+
+    Parameters
+    ----------
+    matvec : callable
+        Product of the matrix with a tensor of the shape of `rhs`.
+    rhs : Tensor
+        Of any shape.
+    precondition : callable
+        Product with an approximate inverse, positive definite as well.
+    iterations : int
+        Most products.
+    tolerance : float, default 1e-3
+        Share of the right-hand side's norm, in the preconditioner's metric, that the residual may
+        have at the end.
+
+    Returns
+    -------
+    Tensor of the shape of `rhs`
+    """
     x, r = torch.zeros_like(rhs), rhs
     z = precondition(r)
     p, rz = z, (r * z).sum()

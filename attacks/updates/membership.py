@@ -78,6 +78,19 @@ def walk_epoch(
 ) -> tuple[Tensor, Tensor]:
     """Put the samples of one epoch in order: at each step take those that fit best.
 
+    Parameters
+    ----------
+    client : ReducedClient
+        Simulates the steps.
+    points : Tensor of shape (n, r)
+        All samples, roughly.
+    Q : Tensor of shape (m, r)
+        Orthonormal basis of the update's column space.
+    activation : Activation
+        Behind the first layer.
+    steps : int
+        Of the epoch; divides n.
+
     Returns
     -------
     order : int Tensor of shape (steps, n / steps)
@@ -100,7 +113,20 @@ def walk_epoch(
 
 
 def greedy(scores: Tensor, capacity: int) -> Tensor:
-    """Assign each of n samples to one of k steps of equal capacity, best scores (n, k) first."""
+    """Assign each of n samples to one of k steps of equal capacity, best scores first.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n, k)
+        The higher the better.
+    capacity : int
+        Most samples of a step, at least n / k.
+
+    Returns
+    -------
+    int64 Tensor of shape (n,)
+        The step of each sample.
+    """
     n, k = scores.shape
     chosen = torch.full((n,), -1, dtype=torch.int64, device=scores.device)
     room = [capacity] * k

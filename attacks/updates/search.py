@@ -32,7 +32,15 @@ LOOSE = (1e-5, 1e-3, 1e-2, 0.05, 0.15, 0.3)
 
 @dataclass(frozen=True)
 class Settings:
-    """How hard to search."""
+    """How hard to search.
+
+    Attributes
+    ----------
+    search : SearchSettings
+        How a round searches.
+    patience : int
+        Rounds without a new sample after which a tolerance is given up.
+    """
 
     search: SearchSettings
     patience: int
@@ -59,12 +67,20 @@ def climb(
     pair : LinearPair
         Says the activation.
     generator : torch.Generator
+        Source of randomness.
     settings : Settings
+        How hard to search.
     tolerances : tuple of float
+        Residuals accepted, one after another.
     wanted : int
         How many to look for.
     found : Found, optional
         Samples found before, which are projected out.
+
+    Returns
+    -------
+    Found
+        The samples found before, and at most `wanted` more.
     """
     m, r = weight.shape
     K = space.U.shape[1]
@@ -150,7 +166,20 @@ def rough_samples(
 
 
 def both_ends(space: GradientSpace, before: Tensor, after: Tensor) -> GradientSpace:
-    """The space with the errors that either of two second layers (C, m) can send back."""
+    """The space with the errors that either of two second layers can send back.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of the update.
+    before, after : Tensor of shape (C, m)
+        The second layer's weights.
+
+    Returns
+    -------
+    GradientSpace
+        With U of shape (m, K), K at most 2 C; unchanged if that were too many unknowns.
+    """
     U, S, _ = torch.linalg.svd(torch.cat([before, after]).T, full_matrices=False)
     U = U[:, S / S[0] > 1e-6]
     if space.rank + U.shape[1] > len(U) // 2:  # too few equations for that many unknowns
@@ -159,7 +188,20 @@ def both_ends(space: GradientSpace, before: Tensor, after: Tensor) -> GradientSp
 
 
 def truncated(space: GradientSpace, rank: int) -> GradientSpace:
-    """The space with at most this rank; errors of the samples found before add small directions."""
+    """The space with at most this rank; errors of the samples found before add small directions.
+
+    Parameters
+    ----------
+    space : GradientSpace
+        Of a gradient.
+    rank : int
+        The most that is kept.
+
+    Returns
+    -------
+    GradientSpace
+        The same if its rank is no larger.
+    """
     if space.rank <= rank:
         return space
     last = None if space.last is None else space.last[:rank]
@@ -170,5 +212,19 @@ def truncated(space: GradientSpace, rank: int) -> GradientSpace:
 
 
 def update_space(problem: Problem, pair: LinearPair, total: Tensors) -> GradientSpace:
-    """Spaces of a sum of gradients, seen from the parameters that were sent."""
+    """Spaces of a sum of gradients, seen from the parameters that were sent.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the model; its own gradient is not used.
+    pair : LinearPair
+        At the model's input.
+    total : dict from parameter name to Tensor
+        Sum of the steps' gradients.
+
+    Returns
+    -------
+    GradientSpace
+    """
     return gradient_space(layer_gradient(replace(problem, gradient=total), pair))

@@ -69,10 +69,21 @@ def swapped(
 
 
 def exchanges(order: Tensor, batches: int) -> Iterator[Tensor]:
-    """Yield all orders (k, b) in which two samples have changed places, or two epochs.
+    """Yield all orders in which two samples have changed places, or two epochs.
 
     Samples do so in one epoch or in two: to first order in the learning rate an update does not
     tell the epochs apart, so that one exchange alone may seem to make it worse.
+
+    Parameters
+    ----------
+    order : int Tensor of shape (k, b)
+        Which samples each step takes; every epoch takes each of them once.
+    batches : int
+        Steps of one epoch; divides k.
+
+    Yields
+    ------
+    int Tensor of shape (k, b)
     """
     steps, size = order.shape
     epochs = order.reshape(steps // batches, -1)

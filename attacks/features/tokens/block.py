@@ -50,7 +50,20 @@ class Normalisation:
         return rows - rows.mean(-1, keepdim=True) if self.centred else rows
 
     def back(self, z: Tensor, errors: Tensor) -> Tensor:
-        """dL/dv / s from dL/d norm(v): (1 - 11'/d - zz'/d) gain * error, s still unknown."""
+        """dL/dv / s from dL/d norm(v): (1 - 11'/d - zz'/d) gain * error, s still unknown.
+
+        Parameters
+        ----------
+        z : Tensor of shape (..., d)
+            As `undo` returns it.
+        errors : Tensor of shape (..., d)
+            dL/d norm(v).
+
+        Returns
+        -------
+        Tensor of shape (..., d)
+            Without the term 11'/d if the norm does not centre.
+        """
         pulled = self.centre(self.gain * errors)
         return pulled - z * (z * pulled).mean(-1, keepdim=True)
 
@@ -103,6 +116,11 @@ def find_block(model: nn.Module, pair: LinearPair, shape: tuple[int, ...]) -> To
         Sees (B, T, d).
     shape : tuple of int
         Of one image.
+
+    Returns
+    -------
+    TokenBlock
+        In float64.
 
     Raises
     ------

@@ -71,6 +71,11 @@ def solve_patches(problem: Problem, pair: LinearPair, block: TokenBlock, tokens:
     tokens : Tensor of shape (n, d)
         All of the batch, float64.
 
+    Returns
+    -------
+    Patches
+        Of the n tokens, in their order.
+
     Raises
     ------
     NotApplicable
@@ -169,7 +174,7 @@ def _placed(block: TokenBlock, embedded: Tensor, mixed: Tensor) -> Patches:
 
 
 def assign(cost: Tensor, capacity: int) -> Tensor:
-    """Column of every row, cheapest first, each column at most `capacity` times; (n,).
+    """Column of every row, cheapest first, each column at most `capacity` times.
 
     Parameters
     ----------
@@ -177,6 +182,10 @@ def assign(cost: Tensor, capacity: int) -> Tensor:
         With n <= k * capacity.
     capacity : int
         Rows a column takes.
+
+    Returns
+    -------
+    int64 Tensor of shape (n,)
     """
     n, k = cost.shape
     chosen = [-1] * n

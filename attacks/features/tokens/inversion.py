@@ -48,6 +48,11 @@ def invert_tokens(
         Of one image.
     exact : TensorAttack
         With its hyperparameters.
+
+    Returns
+    -------
+    Reconstruction
+        Without images where too few tokens could be read; the reason is in its `info`.
     """
     front = Front(problem.model, pair.hidden, torch.float64)
     like = problem.gradient[f"{pair.hidden}.weight"]

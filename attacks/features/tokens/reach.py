@@ -44,13 +44,39 @@ class Reach:
     noise: float
 
     def hopeless(self, positions: int, images: int) -> bool:
-        """Whether tokens are certain to be missing; never said of a gradient with added noise."""
+        """Whether tokens are certain to be missing; never said of a gradient with added noise.
+
+        Parameters
+        ----------
+        positions : int
+            Tokens of one image.
+        images : int
+            Of the batch.
+
+        Returns
+        -------
+        bool
+        """
         if self.noise > NOISE:
             return False
         return self.rank <= (positions - 1) * images or self.weakest < GAP * self.noise
 
     def reason(self, positions: int, images: int, read: int | None) -> str:
-        """Why there are no images, with the number of tokens that were read, if any were sought."""
+        """Why there are no images, with the number of tokens that were read, if any were sought.
+
+        Parameters
+        ----------
+        positions : int
+            Tokens of one image.
+        images : int
+            Of the batch.
+        read : int or None
+            Number of tokens that were read; None if none was searched for.
+
+        Returns
+        -------
+        str
+        """
         wanted = positions * images
         apart = "all" if self.rank == wanted else f"{self.rank}"
         done = "so none was searched for" if read is None else f"{read} could be read"
@@ -73,6 +99,10 @@ def reach_of(problem: Problem, pair: LinearPair) -> Reach:
         Holds the gradient.
     pair : LinearPair
         That saw the tokens.
+
+    Returns
+    -------
+    Reach
     """
     gradient, _ = joined_gradient(problem, pair.hidden)
     spectrum = torch.linalg.svdvals(gradient)
