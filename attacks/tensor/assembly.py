@@ -140,7 +140,8 @@ def report(
     inputs = samples[:, : pair.in_features].reshape(-1, *shape)
     outputs = model(inputs[:1]).numel()
     parallel = outputs == (2 if problem.loss == "cross_entropy" else 1)
-    verdict = judge(space, equation, sharp, pair.activation, error, exact, parallel)
+    columns = evidence.found.columns
+    verdict = judge(space, equation, sharp, pair.activation, columns, error, exact, parallel)
     certified = verdict.certified
     if not layer.biased:
         settled = settle(

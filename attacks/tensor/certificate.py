@@ -147,6 +147,7 @@ def judge(
     equation: SampleEquation,
     sharp: Sharpened,
     activation: Activation,
+    columns: Tensor,
     error: Tensor,
     exact: bool,
     parallel: bool,
@@ -157,10 +158,11 @@ def judge(
     that is forgiven, and no two samples may be the same one. While samples are missing the residual
     may be theirs instead of noise, and counts as if all of it pulled x one way. A piecewise linear
     one does not move at all; there x comes from the columns of the *complete* batch, within the
-    noise bound `error`, and what has to be excluded is that any column stands for a mixture of
-    samples with equal gates. Different error vectors would show as a second solution; if all point
-    the same way, or do so behind equal gates, the gates must be fine enough to tell inputs apart
-    that differ by `WORST_ERROR`.
+    noise bound `error`. The gates of each x have to make the very column it came from, since one
+    wrong column spoils all inputs, and what has to be excluded is that any column stands for a
+    mixture of samples with equal gates. Different error vectors would show as a second solution; if
+    all point the same way, or do so behind equal gates, the gates must be fine enough to tell
+    inputs apart that differ by `WORST_ERROR`.
 
     Parameters
     ----------
@@ -173,6 +175,8 @@ def judge(
         standard errors.
     activation : Activation
         Between the layers.
+    columns : Tensor of shape (n, m)
+        The columns D_i that were found, of any scale.
     error : Tensor of shape (n,)
         Relative error that noise can have caused; infinite where samples are missing.
     exact : bool
@@ -193,6 +197,7 @@ def judge(
     unique = state.runner_up > 10 * torch.maximum(threshold, column_threshold(space, state.rival))
     if activation.kind == "piecewise linear":
         determined = (error <= WORST_ERROR) & unique.all()
+        determined &= (angle(columns, state.column) <= 10 * threshold).all()
         if parallel or space.U.shape[1] == 1:
             determined &= gate_flips(equation, activation, sharp.points) >= 1
     else:
@@ -206,6 +211,21 @@ def judge(
         limit = HOPELESS if exact else WORST_ERROR
         determined &= ~(error.isfinite() & (error > limit))
     return Verdict(solved, unique, determined)
+
+
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """Sine of the angle between the rows of two matrices.
+
+    Parameters
+    ----------
+    a, b : Tensor of shape (n, m)
+
+    Returns
+    -------
+    Tensor of shape (n,)
+    """
+    a, b = (v / v.norm(dim=1, keepdim=True).clamp_min(1e-300) for v in (a, b))
+    return (a - (a * b).sum(1, keepdim=True) * b).norm(dim=1)
 
 
 def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharpened) -> Tensor:

@@ -18,6 +18,7 @@ HARD = {
     106330: "the same point many times over, in a batch that is nearly one line",
     405535: "nearly equal gates and errors of which part lies below rounding",
     506877: "mixtures behind equal gates in a deep network with two outputs: all errors parallel",
+    705876: "two mixtures with equal gates, found as columns of other gates than their own",
     601071: "the mean of near-copies, whose errors lie outside the space that was read for them",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
