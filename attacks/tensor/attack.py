@@ -38,7 +38,7 @@ class TensorAttack(Attack):
     Parameters
     ----------
     candidates : int, default 96
-        Most candidates per round of the search.
+        Most candidates per round of the search, at least 2.
     patience : int, default 5
         Rounds without a new sample after which the search gives up.
     blur : tuple of float, default (0.15, 0.05)
@@ -48,6 +48,11 @@ class TensorAttack(Attack):
         Whether half of the starts come from the moment tensor; otherwise all are random.
     fit : bool, default True
         Whether all samples of a noisy or pruned gradient are fitted together after the search.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two candidates.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class TensorAttack(Attack):
         tensor_step: bool = True,
         fit: bool = True,
     ) -> None:
+        if candidates < 2:
+            raise ValueError(f"candidates={candidates} must be at least 2.")
         self.candidates = candidates
         self.patience = patience
         self.blur = blur

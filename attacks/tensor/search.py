@@ -236,7 +236,7 @@ def _starts(
     if k == 1 and last is not None:
         return (1 / last)[None]
     count = min(settings.candidates, (k + 8) * (1 + 2 * idle))
-    X = random_starts(count, rest.spectrum, last, space.norm, generator, far=idle % 2 == 1)
+    X = random_starts(count, rest.spectrum, last, space.norm, generator)
     if not settings.tensor_step or K < 2 or k < 2 or space.open:
         return X
     slope: Slope = activation.slope

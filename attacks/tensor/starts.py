@@ -12,8 +12,6 @@ def random_starts(
     last: Tensor | None,
     norm: float,
     generator: torch.Generator,
-    *,
-    far: bool = False,
 ) -> Tensor:
     """Random points of the search space with the spectrum of the data.
 
@@ -29,15 +27,13 @@ def random_starts(
         Their typical Euclidean norm.
     generator : torch.Generator
         Source of randomness, on the CPU.
-    far : bool, default False
-        Whether points larger than typical are wanted; see `place`.
 
     Returns
     -------
     Tensor of shape (count, k)
     """
     draws = torch.randn(count, len(spectrum), generator=generator, dtype=torch.float64)
-    return place(draws.to(spectrum) * spectrum, last, norm, generator, far=far)
+    return place(draws.to(spectrum) * spectrum, last, norm, generator)
 
 
 def tensor_starts(
@@ -81,12 +77,7 @@ def tensor_starts(
 
 
 def place(
-    directions: Tensor,
-    last: Tensor | None,
-    norm: float,
-    generator: torch.Generator,
-    *,
-    far: bool = False,
+    directions: Tensor, last: Tensor | None, norm: float, generator: torch.Generator
 ) -> Tensor:
     """Scale directions to plausible samples.
 
@@ -101,8 +92,6 @@ def place(
         Of any length.
     last, norm, generator
         As for `random_starts`.
-    far : bool, default False
-        Has no effect: the limit on the norms is drawn in either case.
 
     Returns
     -------

@@ -56,6 +56,14 @@ def title(name: Any) -> str:
     return TITLES.get(str(name), str(name).replace("_", " "))
 
 
+ASSUMED = {
+    "center": "mean brightness",
+    "spread": "spread of the brightness",
+    "shift": "mean over deviation of the pixels",
+}
+"""Settings of an active server's query that say something about the data."""
+
+
 def look_up(scenario: Mapping[str, Any], key: str, default: Any = None) -> Any:
     """Return the value at a dotted key, or the default where there is none."""
     value: Any = scenario
@@ -150,4 +158,7 @@ def _server(scenario: Mapping[str, Any]) -> str:
         return f"{server.removesuffix(',')} ran no attack"
     knows = [title(name) for name in look_up(scenario, "attack.knows", [])]
     told = f"told the {listing(knows)}" if knows else "knowing nothing but the protocol"
+    query = look_up(scenario, "strategy.adversary.query", {})
+    if assumed := [f"{words} {query[key]:g}" for key, words in ASSUMED.items() if key in query]:
+        told += f", assuming of the images: {listing(assumed)}"
     return f"{server} ran the {title(attack)} attack, {told}"

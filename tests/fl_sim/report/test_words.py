@@ -28,6 +28,10 @@ def test_the_default_scenario_in_one_sentence():
         ),
         ({"attack__name": "none"}, "the honest-but-curious server ran no attack."),
         ({"attack__knows": ["labels", "batch_size"]}, "told the labels and batch size."),
+        (
+            {"strategy__adversary": {"query": {"center": 0.0, "spread": 0.35, "gain": 2}}},
+            "assuming of the images: mean brightness 0 and spread of the brightness 0.35.",
+        ),
         ({"data__partition": "dirichlet"}, "from a Dirichlet split (alpha 0.5)"),
         ({"strategy__name": "new_one"}, "the server (strategy new one) ran"),
         ({"model": {"name": "resnet18"}}, "training a ResNet-18 on"),
