@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable, Problem, validate_gradient
 from attacks.linear import (
+    NO_BATCH_SIZE,
     LinearCall,
     estimate_batch_size,
     linear_calls,
@@ -90,10 +91,7 @@ def infer_labels(
     estimate = estimate_batch_size(gradient, calls, classifier=True)
     size = batch_size if batch_size is not None else estimate
     if size is None:
-        raise NotApplicable(
-            "The gradient does not show the batch size: its linear layers are too narrow, or noise "
-            "covers their rank. Grant it with attack.knows=[batch_size]."
-        )
+        raise NotApplicable(NO_BATCH_SIZE)
     if size < 1:
         raise ValueError(f"batch_size={size} is not positive.")
     counts, shares = _counts(gradient, calls, size)

@@ -19,6 +19,11 @@ from attacks.base import NotApplicable, Problem
 ROUNDING = 16
 """Singular values up to this many unit roundoffs of the largest count as rounding noise."""
 
+NO_BATCH_SIZE = (
+    "The gradient does not show the batch size: its linear layers are too narrow, or noise covers "
+    "their rank. Grant it with attack.knows=[batch_size]."
+)
+
 
 @dataclass(frozen=True)
 class LinearCall:
@@ -335,10 +340,7 @@ def batch_size_of(problem: Problem, calls: list[LinearCall]) -> tuple[int, int |
         granted = len(problem.knows.labels)
     size = granted if granted is not None else estimate
     if size is None:
-        raise NotApplicable(
-            "The gradient does not show the batch size: its linear layers are too narrow, or noise "
-            "covers their rank. Grant it with attack.knows=[batch_size]."
-        )
+        raise NotApplicable(NO_BATCH_SIZE)
     return size, estimate
 
 
