@@ -104,10 +104,8 @@ def gauss_newton(
 
     Parameters
     ----------
-    client : ReducedClient
-        Simulates the steps.
-    observed : dict from parameter name to Tensor
-        Sum of the steps' gradients, in the client's coordinates.
+    client, observed
+        As for `misfit`.
     guess : Hypothesis
         Where to begin; its labels and order are kept.
     last : Tensor of shape (r,) or None
@@ -143,14 +141,8 @@ def column_metric(
 
     Parameters
     ----------
-    client : ReducedClient
-        Simulates the steps.
-    observed : dict from parameter name to Tensor
-        Sum of the steps' gradients, in the client's coordinates.
-    guess : Hypothesis
-        Gives labels and order.
-    points : Tensor of shape (n, r)
-        Taken in place of its points.
+    client, observed, guess, points
+        As for `misfit`.
 
     Returns
     -------
@@ -176,14 +168,12 @@ def fixed_point(
 
     Parameters
     ----------
-    client : ReducedClient
-        Simulates the steps.
-    observed : dict from parameter name to Tensor
-        Sum of the steps' gradients, in the client's coordinates.
+    client, observed
+        As for `misfit`.
     guess : Hypothesis
         Where to begin; its labels and order are kept.
-    last : Tensor of shape (r,) or None
-        Samples satisfy ``points @ last == 1``; None without a bias.
+    last
+        As for `gauss_newton`.
     goal : float, default 0.0
         Misfit that is good enough; without a generator of no effect.
     generator : torch.Generator, optional
@@ -230,16 +220,14 @@ def approach(
 
     Parameters
     ----------
-    client : ReducedClient
-        Simulates the steps.
-    observed : dict from parameter name to Tensor
-        Sum of the steps' gradients, in the client's coordinates.
+    client, observed
+        As for `misfit`.
     guess : Hypothesis
         Gives labels and order.
     points : Tensor of shape (n, r)
         Where to begin.
-    last : Tensor of shape (r,) or None
-        Samples satisfy ``points @ last == 1``; None without a bias.
+    last
+        As for `gauss_newton`.
     robust : bool
         Whether units may have wrong gates.
     iterations : int, default 40
