@@ -13,14 +13,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.batch_size import batch_size_of
 from attacks.labels import inferred_labels
-from attacks.linear import (
-    LinearCall,
-    batch_size_of,
-    bias_gradients,
-    linear_calls,
-    resolve_input_shape,
-)
+from attacks.linear import LinearCall, bias_gradients, linear_calls, resolve_input_shape
 from attacks.tensor.layers import private_copy
 
 ALIKE = 1e-3

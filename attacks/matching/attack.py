@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.batch_size import batch_size_of
 from attacks.labels import inferred_labels
-from attacks.linear import LinearCall, batch_size_of, linear_calls, resolve_input_shape
+from attacks.linear import LinearCall, linear_calls, resolve_input_shape
 from attacks.matching.client import Client, private_model
 from attacks.matching.core import Best, Match, Start, descend
 from attacks.matching.kernels import count_products, suited_kernels

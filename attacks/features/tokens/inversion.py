@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import NotApplicable, Problem, Reconstruction
+from attacks.batch_size import estimate_batch_size
 from attacks.features.front import Front, pair_alone
 from attacks.features.newton import Solved, Span, polish, proved, repeated
 from attacks.features.reading import joined_gradient, read_features, row_space
@@ -23,7 +24,7 @@ from attacks.features.tokens.block import find_block
 from attacks.features.tokens.closed_form import solve_patches
 from attacks.features.tokens.grouping import group
 from attacks.features.tokens.reach import reach_of
-from attacks.linear import estimate_batch_size, linear_calls
+from attacks.linear import linear_calls
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import LinearPair
 
