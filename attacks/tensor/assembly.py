@@ -64,8 +64,16 @@ class Evidence:
     @cached_property
     def equation(self) -> SampleEquation:
         """The sample equation over the whole row space."""
+        return self._equation(self.space.U)
+
+    @cached_property
+    def wider_equation(self) -> SampleEquation | None:
+        """The same for errors in all of `GradientSpace.wider`; None where that is no wider."""
+        return None if self.space.wider is None else self._equation(self.space.wider)
+
+    def _equation(self, U: Tensor) -> SampleEquation:
         space = self.space
-        return SampleEquation(space.Q, space.U, self.layer.weight @ space.V, space.last)
+        return SampleEquation(space.Q, U, self.layer.weight @ space.V, space.last)
 
 
 def assemble(
@@ -96,14 +104,14 @@ def assemble(
     """
     points, scale, spread = solve_inputs(space, found)
     evidence = Evidence(problem, pair, layer, space, found, scale, spread)
-    sharp = sharpened(evidence, points)
+    sharp = sharpened(evidence, points, evidence.equation)
     errors = rescaled(evidence, points, found.delta * scale[:, None], sharp.state)
     complete = len(found) == space.rank and not layer.pruned
     if pair.activation.kind == "piecewise linear" or clean(space, layer.precision) or not complete:
         return report(evidence, sharp, errors, info)
     goal = GOAL * space.noise * space.rank**0.5 / float(space.S.norm())
     batch = polish(observe(layer, space, pair.activation), sharp.points, errors, goal)
-    sharp = sharpened(evidence, batch.points)
+    sharp = sharpened(evidence, batch.points, evidence.equation)
     errors = rescaled(evidence, batch.points, batch.delta, sharp.state)
     return report(evidence, sharp, errors, info | {"fit": batch.residual})
 
@@ -142,6 +150,9 @@ def report(
     parallel = outputs == (2 if problem.loss == "cross_entropy" else 1)
     columns = evidence.found.columns
     verdict = judge(space, equation, sharp, pair.activation, columns, error, exact, parallel)
+    if (wider := evidence.wider_equation) is not None:
+        again = sharpened(evidence, points, wider, steps=0)
+        verdict &= judge(space, wider, again, pair.activation, columns, error, exact, parallel)
     certified = verdict.certified
     if not layer.biased:
         settled = settle(
@@ -242,7 +253,9 @@ def solve_inputs(space: GradientSpace, found: Found) -> tuple[Tensor, Tensor, Te
     return coordinates, scale, pinv.norm(dim=1)
 
 
-def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
+def sharpened(
+    evidence: Evidence, points: Tensor, equation: SampleEquation, steps: int = STEPS
+) -> Sharpened:
     """Samples to their last digit, if they are of an exact gradient and move their equation.
 
     Parameters
@@ -251,6 +264,10 @@ def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
         What the points come from.
     points : Tensor of shape (n, B + open)
         In the coordinates of the row space.
+    equation : SampleEquation
+        Over that space.
+    steps : int, default 8
+        Most steps; with zero nothing moves.
 
     Returns
     -------
@@ -259,7 +276,6 @@ def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
         and then with infinite standard errors.
     """
     layer, space, activation = evidence.layer, evidence.space, evidence.pair.activation
-    equation = evidence.equation
 
     def evaluate(at: Tensor) -> State:
         rounding = rounding_of(layer.weight, at, layer.precision)
@@ -268,7 +284,7 @@ def sharpened(evidence: Evidence, points: Tensor) -> Sharpened:
     if activation.kind == "piecewise linear":
         state = evaluate(points)
         return Sharpened(points, state, torch.full_like(state.phi, torch.inf))
-    steps = STEPS if clean(space, layer.precision) else 0
+    steps = steps if clean(space, layer.precision) else 0
     return sharpen(
         equation,
         points,

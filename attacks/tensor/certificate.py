@@ -141,6 +141,14 @@ class Verdict:
         """All of it."""
         return self.solved & self.unique & self.determined
 
+    def __and__(self, other: Verdict) -> Verdict:
+        """What holds by both verdicts."""
+        return Verdict(
+            self.solved & other.solved,
+            self.unique & other.unique,
+            self.determined & other.determined,
+        )
+
 
 def judge(
     space: GradientSpace,
@@ -249,7 +257,7 @@ def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharp
     int Tensor of shape (n,)
         Negative where there are fewer equations than unknowns.
     """
-    state, (B, k, K) = sharp.state, (space.rank, equation.Wn.shape[1], space.U.shape[1])
+    state, (B, k, K) = sharp.state, (space.rank, equation.Wn.shape[1], len(equation.Ut))
     move = WORST_ERROR * sharp.points.norm(dim=1, keepdim=True) / max(k, 1) ** 0.5
     change = state.tangent.abs() * equation.Wn.norm(dim=1) * move
     visible = 10 * typical_phi(space, state.column) / len(space.Q) ** 0.5

@@ -15,6 +15,8 @@ from torch import Tensor
 
 NOISE = 1e-5
 """Share of the largest singular value above which what the rank leaves over counts as noise."""
+FAINT = 0.3
+"""Singular values, in unit roundoffs of the largest, above which errors may be behind them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class GradientSpace:
         Number of inputs whose gradients were left out: the last columns of V, one for each.
     white : bool
         Whether what the samples leave over of the spectrum looks like white noise.
+    wider : Tensor of shape (m, K'), optional
+        Orthonormal basis that contains U and also what the spectrum, cut at its widest gap, may
+        have hidden of the errors. None where nothing was cut.
     """
 
     Q: Tensor
@@ -91,6 +96,7 @@ class GradientSpace:
     norm: float
     open: int = 0
     white: bool = False
+    wider: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -130,7 +136,7 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
         rank = noisy_rank(alive, longer, rank) if size is None else size
         rank = min(rank, len(alive))
     noise = float(S[rank]) if rank < len(S) else float(S[0]) * layer.precision
-    U, to_delta = _error_space(layer, rank, noisy)
+    (U, to_delta), wider = _error_space(layer, rank, noisy)
     V = Vh[:rank].T
     return GradientSpace(
         Q=Q[:, :rank].contiguous(),
@@ -142,6 +148,7 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
         noise=noise,
         norm=_typical_norm(layer),
         white=white,
+        wider=wider,
     )
 
 
@@ -154,8 +161,10 @@ def _alive(layer: LayerGradient, S: Tensor) -> tuple[Tensor, int]:
     return S[: min(rows, columns)], max(rows, columns)
 
 
-def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, Tensor]:
-    """Space of the back-propagated errors: (U, to_delta) of `GradientSpace`.
+def _error_space(
+    layer: LayerGradient, rank: int, noisy: bool
+) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    """Space of the back-propagated errors: (U, to_delta) and `wider` of `GradientSpace`.
 
     Its dimension shows in the spectrum of the second layer's gradient; under noise it is as large
     as the batch and the loss allow. What is known of it beforehand cuts noise off, and takes its
@@ -165,7 +174,7 @@ def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, 
     known = layer.errors
     if layer.pruned:
         U2 = torch.eye(len(layer.outgoing)).to(layer.outgoing) if known is None else known
-        return _restricted(layer, U2)
+        return _restricted(layer, U2), None
     observed = layer.outgoing_gradient
     if known is not None:
         observed = known @ (known.T @ observed)
@@ -173,8 +182,11 @@ def _error_space(layer: LayerGradient, rank: int, noisy: bool) -> tuple[Tensor, 
     count = min(len(U2) if known is None else known.shape[1], max(rank, 1))
     seen = count if noisy else min(numerical_rank(S2, layer.precision), count)
     if seen < count and known is not None and 2 * (rank + known.shape[1]) <= len(layer.weight):
-        return _restricted(layer, known)
-    return _restricted(layer, U2[:, :seen])
+        return _restricted(layer, known), None
+    faint = min(int((FAINT * layer.precision * S2[:1] < S2).sum()), count)
+    widest = U2[:, : max(faint, seen)] if known is None else known
+    hidden = count > seen and widest.shape[1] > seen
+    return _restricted(layer, U2[:, :seen]), _restricted(layer, widest)[0] if hidden else None
 
 
 def _restricted(layer: LayerGradient, U2: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ HARD = {
     506877: "mixtures behind equal gates in a deep network with two outputs: all errors parallel",
     705876: "two mixtures with equal gates, found as columns of other gates than their own",
     601071: "the mean of near-copies, whose errors lie outside the space that was read for them",
+    807346: "a mixture of two of a label, whose errors differ in a direction cut off by a wide gap",
     22798: "near-copies with opposite errors: their mixture lies far outside of both",
 }
 

@@ -21,7 +21,7 @@ from attacks.tensor.search import NEAR, Candidates, SearchSettings, past_kinks, 
 from attacks.tensor.sharpen import sharpen
 from attacks.tensor.smooth import alone, minimise
 from attacks.tensor.starts import along_line, place, random_starts, tensor_starts
-from attacks.tensor.subspace import numerical_rank
+from attacks.tensor.subspace import LayerGradient, gradient_space, numerical_rank
 from tests.attacks.tensor.planted import plant
 
 SMOOTH = [nn.GELU(), nn.Tanh(), nn.Softplus(), nn.ELU()]
@@ -41,6 +41,38 @@ def test_rank_of_a_noisy_matrix(rank, seed, level):
     matrix = matrix @ torch.randn(rank, 80, generator=g, dtype=torch.float64)
     matrix += 10**level * torch.randn(120, 80, generator=g, dtype=torch.float64)
     assert numerical_rank(torch.linalg.svdvals(matrix), 2.0**-53, 120) == rank
+
+
+@given(
+    faint=st.floats(4e-11, 2e-10), known=st.sampled_from([None, 4, 6]), seed=st.integers(0, 1000)
+)
+@settings(max_examples=30, deadline=None)
+def test_errors_hidden_by_a_wide_gap_are_kept_in_mind(faint, known, seed):
+    g = torch.Generator().manual_seed(seed)
+    m, d, classes, batch = 13, 30, 8, 3
+
+    def orthonormal(rows, columns):
+        draw = torch.randn(rows, columns, generator=g, dtype=torch.float64)
+        return torch.linalg.qr(draw).Q
+
+    basis = orthonormal(classes, 6)
+    strength = torch.tensor([1.0, 0.01, faint], dtype=torch.float64)
+    layer = LayerGradient(
+        weight=torch.randn(m, d, generator=g, dtype=torch.float64),
+        gradient=orthonormal(m, batch) @ orthonormal(d, batch).T,
+        outgoing=torch.randn(classes, m, generator=g, dtype=torch.float64),
+        outgoing_gradient=(basis[:, :3] * strength) @ orthonormal(m, 3).T,
+        biased=False,
+        precision=1e-10,
+        errors=basis[:, :known] if known else None,
+    )
+    space = gradient_space(layer)
+    assert space.U.shape == (m, 2)
+    assert space.wider is not None
+    assert space.wider.shape == (m, known or 3)
+    for inside in (space.U, layer.outgoing.T @ basis[:, 2:3]):
+        rest = inside - space.wider @ (space.wider.T @ inside)
+        assert rest.norm() < 1e-4 * inside.norm()
 
 
 @pytest.mark.parametrize("function", [*SMOOTH, nn.ReLU(), nn.SELU()])
