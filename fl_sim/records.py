@@ -83,6 +83,11 @@ class AttackRow:
         """Whose update it was: "client 3", or "4 clients"."""
         return f"{len(self.clients)} clients" if self.clients else f"client {self.client}"
 
+    @property
+    def images(self) -> int:
+        """True images the attack had time for: one that the user stopped does not hide any."""
+        return self.recovered if self.status == "interrupted" else self.batch_size or 0
+
 
 @dataclass
 class TrainingRow:

@@ -113,7 +113,7 @@ def recovery_chart(rows: list[AttackRow]) -> Chart:
     total: dict[int, int] = defaultdict(int)
     for row in rows:
         read[row.round] += row.recovered
-        total[row.round] += row.batch_size or 0
+        total[row.round] += row.images
     rounds = sorted(total)
 
     def draw(axes: Axes) -> None:

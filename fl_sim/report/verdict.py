@@ -59,7 +59,7 @@ class Verdict:
 
 def judge(results: Results) -> Verdict:
     """Return the verdict over all attacks of a run."""
-    total = sum(_attacked(row) for row in results.attacks)
+    total = sum(row.images for row in results.attacks)
     read = sum(row.recovered for row in results.attacks)
     close = sum(_close(row) for row in results.attacks)
     notes = [*_false_certificates([results]), *_ending(results), *_losses(results)]
@@ -102,11 +102,6 @@ def _without_images(results: Results) -> str:
         "complete": "No update was attacked.",
         "failed": "The run failed before any update was attacked.",
     }.get(results.status, "The run stopped before any update was attacked.")
-
-
-def _attacked(row: AttackRow) -> int:
-    """Count the images an attack was given time for: one that the user stopped hides none."""
-    return row.recovered if row.status == "interrupted" else row.batch_size or 0
 
 
 def _close(row: AttackRow) -> int:

@@ -44,7 +44,7 @@ class Round:
     @staticmethod
     def _attack_scalars(rows: list[AttackRow]) -> dict[str, float]:
         values: dict[str, float] = {
-            "attack/images": sum(row.batch_size or 0 for row in rows),
+            "attack/images": sum(row.images for row in rows),
             "attack/recovered": sum(row.recovered for row in rows),
             "attack/certified": sum(row.certified for row in rows),
             "attack/false_certificates": sum(row.false_certificates for row in rows),

@@ -1,4 +1,5 @@
 from fl_sim.records import Results, TrainingRow
+from fl_sim.report.charts import recovery_chart
 from fl_sim.report.figures import key_figures
 from fl_sim.report.verdict import judge, judge_sweep
 from tests.fl_sim.report.synthetic import attacked, scenario
@@ -102,6 +103,7 @@ def test_an_attack_that_the_user_stopped_hides_no_image():
     verdict = judge(results(attacked(0, [1e-7, 1e-6]), stopped, status="interrupted"))
     assert verdict.headline == "The server read 3 of 3 private images exactly, all certified."
     run = results(attacked(0, [1e-7, 1e-6]), stopped, status="interrupted")
+    assert "round 1: 3 of 3" in recovery_chart(run.attacks).words
     assert [f.hint for f in key_figures(run) if f.name == "Read exactly"] == ["of 3"]
     nothing = attacked(0, [None], status="interrupted")
     verdict = judge(results(nothing, status="interrupted"))
