@@ -22,7 +22,9 @@ Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
 Kind = Literal["linear", "quadratic", "piecewise linear", "smooth", "mixed"]
 
 PROBE_RANGE = 32.0
+"""Pre-activations are probed from minus to plus this."""
 PROBE_STEP = 1 / 256
+"""Distance of the points probed."""
 BEND, STEEPEST = 0.05, 100.0
 """Jumps of s'' that count, relative to the largest |s'|."""
 

@@ -13,21 +13,32 @@ from attacks.tensor.sharpen import Sharpened, equations_left
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 LOOSEST = 1e-2
+"""Residual above which nothing counts as solved, however large the noise."""
 STRICTEST = 1e-5
+"""So much is forgiven whatever the noise."""
 NOISY = 0.9
+"""Largest residual the search accepts in a noisy gradient; a random column has about one."""
 TIGHT, LOOSER = 1.3, 1.6
+"""Residual accepted under noise, in units of the typical one, and its growth per idle round."""
 ROUNDING = 8.0
+"""What the rank leaves over counts as rounding up to so many unit roundoffs of the largest."""
 WORST_ERROR = 1e-2
+"""Relative error within which a certified input is a true sample."""
 CLEARLY = 3.0
+"""Trace of a second sample, in units of the noise, that is taken for visible."""
 STANDARD_ERRORS = 10.0
+"""So many of them have to stay within `WORST_ERROR`."""
 SPARE = 4
+"""Equations that have to be left over for a proof."""
 FLOORED = 1e7
 """Residual, in units of the gradient's relative noise floor, above which nothing counts as solved.
 
 It matters for gradients in double precision alone, where `STRICTEST` is no strict bound.
 """
 HOPELESS = 1.0
+"""Noise bound beyond which the columns of a complete batch are not told apart at all."""
 SAME = 1e-4
+"""Relative distance below which two returned inputs are one."""
 
 
 def column_threshold(space: GradientSpace, columns: Tensor) -> Tensor:

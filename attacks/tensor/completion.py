@@ -21,6 +21,7 @@ BELIEVED = 0.1
 """Relative error at held-out entries up to which a completion is believed."""
 
 HELD_OUT = 0.05
+"""Share of the known entries that judge a completion instead of making it."""
 AMPLIFIED = 30.0
 """How much a row or column may amplify errors of its known entries and be called determined."""
 
@@ -28,6 +29,7 @@ FAINT = 1e-5
 """Relative size of a fit's singular values that are no sample's."""
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Ranks tried first; those in between follow around the best."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 STEP = 0.9
+"""Largest norm of one relative change of the diagonaliser, which keeps it invertible."""
 
 
 def joint_diagonaliser(

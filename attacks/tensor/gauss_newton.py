@@ -20,6 +20,7 @@ from attacks.tensor.equation import SampleEquation, State, Trust, coordinates
 from attacks.tensor.linear_algebra import conjugate_gradients
 
 TINY = 1e-30
+"""Keeps divisions finite, in float32 too."""
 
 
 @dataclass(frozen=True)

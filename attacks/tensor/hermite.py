@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 
 RANGE = 12.0
+"""Standard deviations to either side over which Gaussian expectations are integrated."""
 PANELS = 48
+"""Pieces of that range; kinks cut further ones."""
 NODES = 16
+"""Gauss-Legendre nodes per piece."""
 CHUNK = 1 << 24
+"""Entries of a moment tensor's summands that are held at a time."""
 
 
 def gaussian_moments(

@@ -22,8 +22,11 @@ from attacks.tensor.layers import input_pair
 from attacks.tensor.symmetry import is_homogeneous, is_odd, polynomial_degree
 
 ILL_CONDITIONED = 1e3
+"""Condition number of the first layer's weights from which it is mentioned."""
 ROOMY = 3
+"""Hidden units per sample below which the search gets hard."""
 EXACT_SIDE = 1024
+"""Shorter side of the weights up to which their condition is computed in float64."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from attacks.tensor.subspace import GradientSpace
 FEW, LAST_FEW = 8, 5
 """So few missing samples make cheap rounds; the patience is multiplied then."""
 UNUSUAL = 10.0
+"""Residual, in units of the typical one of what was found, above which a column is put off."""
 ALIKE = 1e-5
 """One minus the cosine of two columns that count as one."""
 TOLD_APART = 30.0

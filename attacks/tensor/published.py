@@ -30,7 +30,9 @@ Probe = Literal["diagonal", "random", "gradient"]
 Second = Literal["auto", "second", "third"]
 
 WEAK = 0.01
+"""Share of the largest moment below which one is passed over for the next order."""
 VANISHING = 1e-7
+"""Share below which a moment is zero."""
 
 
 class PublishedTensorAttack(Attack):

@@ -18,8 +18,11 @@ from attacks.base import Loss
 from attacks.tensor.labels import read_labels
 
 OCTAVES = 6
+"""Scales are scanned so many factors of two to either side."""
 STEPS = 97
+"""Scales in that scan."""
 BASINS = 3
+"""Minima of the scan that are refined."""
 ANGLE = 1e-3
 """Largest angle between the error found and the one implied, in radians, that settles a tie."""
 

@@ -19,8 +19,11 @@ from attacks.tensor.subspace import GradientSpace
 from attacks.tensor.whitened import WhitenedEquation
 
 FAR = Schedule(iterations=15, arrived=1e-5, stalled=2e-3, patience=4, inner=32)
+"""From a random start, in float32."""
 NEAR = Schedule(iterations=8, arrived=0.0, stalled=0.1, patience=1, inner=100)
+"""To the last digit, in float64."""
 BLURRED = Schedule(iterations=10, arrived=1e-9, stalled=1e-2, patience=2, inner=16)
+"""Behind kinks, on smoothed slopes."""
 SHARPER, CYCLE = 0.3, 4
 """Factor by which kinks are blurred less after an idle round; starts again after so many rounds."""
 CURVED = (0.3, 0.1, 0.03)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 HIGHEST_DEGREE = 8
+"""Of the polynomials an activation is compared with."""
 TOLERANCE = 1e-5
+"""Relative difference up to which two functions are the same."""
 
 Function = Callable[[Tensor], Tensor]
 

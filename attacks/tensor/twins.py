@@ -18,6 +18,7 @@ from attacks.tensor.layers import LinearPair
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 DIRECTIONS = 16
+"""Random directions in which a second sample is imagined."""
 CLEARLY = 10.0
 """How far above the noise a trace has to stand. The noise may be a hidden trace itself."""
 
