@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, median
@@ -16,6 +15,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fl_sim.atomic import replacing
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
@@ -271,23 +272,6 @@ class Gallery:
         """Read `reconstructions.npz` back."""
         with np.load(Path(folder) / GALLERY_FILE) as content:
             return cls(**{f.name: content[f.name] for f in fields(cls)})
-
-
-class replacing:  # noqa: N801 - reads as a verb in a with statement
-    """Give a temporary path beside `path`, and move it there only when the block succeeded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.name}.partial")
-
-    def __enter__(self) -> Path:
-        return self.partial
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
 
 
 def _known(record: type, row: dict[str, Any]) -> dict[str, Any]:

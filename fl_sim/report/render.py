@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fl_sim import __version__
-from fl_sim.records import replacing
+from fl_sim.atomic import replacing
 from fl_sim.report import formats, words
 
 FILTERS = ("count", "share", "decibel", "ratio", "error", "seconds", "note", "percent_within",

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fl_sim.records import GALLERY_FILE, REPORT_FILE, RESULTS_FILE, Gallery, replacing
+from fl_sim.atomic import replacing
+from fl_sim.records import GALLERY_FILE, REPORT_FILE, RESULTS_FILE, Gallery
 from fl_sim.report import pictures
 from fl_sim.report.formats import plural
 from fl_sim.report.frontier import frontier
