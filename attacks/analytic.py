@@ -15,8 +15,9 @@ from torch import Tensor
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.batch_size import batch_size_of
 from attacks.labels import inferred_labels
-from attacks.linear import LinearCall, bias_gradients, linear_calls, resolve_input_shape
-from attacks.tensor.layers import private_copy
+from attacks.linear import LinearCall, bias_gradients, linear_calls
+from attacks.reading.inputs import resolve_input_shape
+from attacks.reading.private import private_copy
 
 ALIKE = 1e-3
 """Relative distance below which two units' quotients count as the same image."""
@@ -83,7 +84,7 @@ def input_layer(problem: Problem, calls: list[LinearCall]) -> LinearCall:
     """
     layer = next((c for c in calls if c.at_input), None)
     if layer is None:
-        raise NotApplicable("The model does not begin with a linear layer.")
+        raise NotApplicable(_no_input_layer(calls))
     if layer.weight not in problem.gradient or layer.bias not in problem.gradient:
         raise NotApplicable(
             f"The attack divides by the gradient of {layer.bias!r}, which is not there."
@@ -139,7 +140,7 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
     db = problem.gradient[layer.bias].double()
     if problem.loss == "mse":
         with torch.no_grad():
-            return private_copy(problem.model)(inputs.to(layer.module.weight)).numel() > 1
+            return private_copy(problem.model).eval()(inputs.to(layer.module.weight)).numel() > 1
     expected = bias_gradients(problem.model, layer.name, inputs[:1])[0]
     return bool(((expected - db).norm(dim=1) < EXACT * db.norm()).any())
 
@@ -177,3 +178,11 @@ def quotients(dW: Tensor, db: Tensor, size: int) -> tuple[Tensor, Tensor, list[i
         free &= ~alike[best]
         free[best] = False
     return candidates[chosen], apart[chosen].min(1).values, support[chosen].tolist()
+
+
+def _no_input_layer(calls: list[LinearCall]) -> str:
+    """Why no linear layer counts as seeing the input, in one sentence."""
+    for call in calls:
+        if call.reason is not None:
+            return f"What {call.name!r} is handed is not surely the model's input: {call.reason}."
+    return "The model does not begin with a linear layer: none is handed the input itself."

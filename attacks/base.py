@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from attacks.errors import Interrupted, NotApplicable
+from attacks.reading.handover import label_tensor, named_gradient, ordered_range, whole_number
+from attacks.reading.inputs import checked_shape
+from attacks.reading.private import private_copy
+
+__all__ = [
+    "Attack",
+    "Interrupted",
+    "Knowledge",
+    "LocalWork",
+    "Loss",
+    "NotApplicable",
+    "Problem",
+    "Reconstruction",
+    "validate_gradient",
+]
+
 Loss = Literal["cross_entropy", "mse"]
-
-
-class NotApplicable(ValueError):
-    """The attack cannot read this model or gradient; the message says why in one sentence."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Raised inside a running attack that is out of time.
-
-    An attack that can return something useful catches `KeyboardInterrupt`, and with it this, and
-    returns what it has with ``info["interrupted"] = True``.
-    """
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,63 @@ class Knowledge:
     Attributes
     ----------
     labels : Tensor of shape (B,), optional
-        The batch's labels, in any order.
+        The batch's labels, in any order; a list of numbers is made one.
     batch_size : int, optional
         Number of samples in the batch, at least 1.
     data_range : tuple of two floats or of two broadcastable Tensors, optional
         Lowest and highest value an input can take, in the model's input space.
     batchnorm_statistics : mapping from module name to (mean, variance), optional
         Of the batch at the input of each BatchNorm layer, per channel, the variance biased.
+
+    Raises
+    ------
+    ValueError
+        If a value makes no sense, or there are not as many labels as samples.
     """
 
     labels: Tensor | None = None
     batch_size: int | None = None
     data_range: tuple[Any, Any] | None = None
     batchnorm_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            object.__setattr__(self, "labels", label_tensor(self.labels))
+        if self.batch_size is not None:
+            size = whole_number("batch_size", self.batch_size)
+            object.__setattr__(self, "batch_size", size)
+        if self.data_range is not None:
+            object.__setattr__(self, "data_range", ordered_range(self.data_range))
+        if self.labels is not None and self.batch_size not in (None, len(self.labels)):
+            raise ValueError(
+                f"{len(self.labels)} labels are granted for batch_size={self.batch_size}."
+            )
+
+    @classmethod
+    def of(cls, grants: Knowledge | Mapping[str, Any] | None) -> Knowledge:
+        """What is granted, from a dictionary too.
+
+        Parameters
+        ----------
+        grants : Knowledge, mapping from a field's name to its value, or None
+
+        Returns
+        -------
+        Knowledge
+
+        Raises
+        ------
+        ValueError
+            If a name is none of the fields, or a value makes no sense.
+        """
+        if isinstance(grants, Knowledge):
+            return grants
+        if not isinstance(grants, Mapping | None):
+            raise ValueError(f"knows={grants!r} is no Knowledge and no mapping.")
+        known = [f.name for f in fields(cls)]
+        if strange := [name for name in grants or {} if name not in known]:
+            raise ValueError(f"knows has {strange[0]!r}, which is none of {', '.join(known)}.")
+        return cls(**(grants or {}))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,7 +138,7 @@ class Problem:
     Attributes
     ----------
     model : nn.Module
-        Holds the parameters the server sent.
+        A private copy (`attacks.reading.private`) that holds the parameters the server sent.
     gradient : dict from parameter name to Tensor
         Gradient of the mean loss over the batch; the names and shapes of ``named_parameters``.
     input_shape : tuple of int, optional
@@ -171,11 +220,11 @@ class Attack(ABC):
     def run(
         self,
         model: nn.Module,
-        gradient: Mapping[str, Tensor],
+        gradient: Mapping[str, Any] | Iterable[Any],
         *,
         input_shape: tuple[int, ...] | None = None,
         loss: Loss = "cross_entropy",
-        knows: Knowledge | None = None,
+        knows: Knowledge | Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
         local: LocalWork | None = None,
     ) -> Reconstruction:
@@ -185,13 +234,15 @@ class Attack(ABC):
         ----------
         model : nn.Module
             Holds the parameters the server sent; left as it was found.
-        gradient : mapping from parameter name to Tensor
-            Gradient of the mean loss over the batch, named as in ``model.named_parameters()``.
+        gradient : mapping from parameter name to Tensor, or iterable of Tensor
+            Gradient of the mean loss over the batch, named as in ``model.named_parameters()`` or in
+            the order of ``model.parameters()``; see `attacks.reading.handover.named_gradient` for
+            what else is understood.
         input_shape : tuple of int, optional
             Shape of one input; by default whatever the attack can tell from the model.
         loss : "cross_entropy" or "mse", default "cross_entropy"
             The clients' loss, mean-reduced.
-        knows : Knowledge, optional
+        knows : Knowledge, or mapping from its fields' names, optional
             What the threat model grants; by default nothing.
         generator : torch.Generator, optional
             Source of randomness; by default one seeded with 0. One of an accelerator seeds one of
@@ -208,8 +259,8 @@ class Attack(ABC):
         Raises
         ------
         ValueError
-            If the loss is unknown, or a gradient is missing, unexpected, of the wrong shape, or
-            not finite; the message names the parameter.
+            If the loss is unknown, a grant or the shape makes no sense, or a gradient is missing,
+            unexpected, of the wrong shape, or not finite; the message names the parameter.
         NotApplicable
             If the attack cannot read this kind of model.
         TypeError
@@ -217,12 +268,13 @@ class Attack(ABC):
         """
         if loss not in get_args(Loss):
             raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(Loss))}.")
+        private = private_copy(model)
         problem = Problem(
-            model=model,
-            gradient=validate_gradient(model, gradient),
-            input_shape=tuple(input_shape) if input_shape is not None else None,
+            model=private,
+            gradient=named_gradient(private, gradient),
+            input_shape=checked_shape(input_shape),
             loss=loss,
-            knows=knows or Knowledge(),
+            knows=Knowledge.of(knows),
             generator=_on_cpu(generator or torch.Generator().manual_seed(0)),
             local=local or LocalWork(),
         )
@@ -252,43 +304,26 @@ def _on_cpu(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def validate_gradient(model: nn.Module, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def validate_gradient(
+    model: nn.Module, gradient: Mapping[str, Any] | Iterable[Any]
+) -> dict[str, Tensor]:
     """Check that a gradient fits a model.
 
     Parameters
     ----------
     model : nn.Module
         Its ``named_parameters`` that require a gradient say which names and shapes are expected.
-    gradient : mapping from parameter name to Tensor
-        What a client returned.
+    gradient : mapping from parameter name to Tensor, or iterable of Tensor
+        What a client returned; see `attacks.reading.handover.named_gradient`.
 
     Returns
     -------
     dict from parameter name to Tensor
-        The same tensors, detached, in the model's order.
+        The same tensors, detached, in the order and under the names of the bare model.
 
     Raises
     ------
     ValueError
         If a name is missing or unexpected, a shape is wrong, or a value is NaN or infinite.
     """
-    expected = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    if missing := [name for name in expected if name not in gradient]:
-        raise ValueError(f"The gradient lacks {', '.join(map(repr, missing))}.")
-    if extra := [str(name) for name in gradient if name not in expected]:
-        raise ValueError(f"The gradient has {', '.join(map(repr, extra))}, unknown to the model.")
-    checked = {}
-    for name, parameter in expected.items():
-        value = gradient[name].detach()
-        if value.shape != parameter.shape:
-            raise ValueError(
-                f"The gradient of {name!r} has shape {tuple(value.shape)}, "
-                f"the parameter {tuple(parameter.shape)}."
-            )
-        if not value.is_floating_point():
-            raise ValueError(f"The gradient of {name!r} has dtype {value.dtype}, not a float type.")
-        if not torch.isfinite(value).all():
-            kind = "NaN" if torch.isnan(value).any() else "infinite values"
-            raise ValueError(f"The gradient of {name!r} contains {kind}.")
-        checked[name] = value
-    return checked
+    return named_gradient(private_copy(model), gradient)

@@ -18,9 +18,10 @@ from torch import Tensor
 from attacks.analytic import input_layer
 from attacks.base import Attack, Problem, Reconstruction
 from attacks.batch_size import batch_size_of
-from attacks.linear import linear_calls, resolve_input_shape
+from attacks.linear import linear_calls
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import total_variation
+from attacks.reading.inputs import resolve_input_shape
 
 
 class CocktailPartyAttack(Attack):

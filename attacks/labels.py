@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable, Problem, validate_gradient
 from attacks.batch_size import NO_BATCH_SIZE, estimate_batch_size
-from attacks.linear import LinearCall, linear_calls, resolve_input_shape
+from attacks.linear import LinearCall, linear_calls
+from attacks.reading.inputs import resolve_input_shape
 
 ROUNDS = 10
 """Most alternations between counts and features; they settle after two or three."""

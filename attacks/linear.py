@@ -7,13 +7,15 @@ place is a fact about data, not about how the module is written.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import NotApplicable
+from attacks.reading.conduct import Conduct, conduct, same_values
+from attacks.reading.inputs import drawing
+from attacks.reading.private import private_copy
+from attacks.reading.recording import record
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class LinearCall:
     module : nn.Linear
         Of the model itself, not of a copy.
     at_input : bool
-        Whether it is handed the flattened model input.
+        Whether it is handed the flattened model input, in evaluation and in training mode.
     at_output : bool
         Whether what it returns is the model's output.
     per_sample : bool
         Whether it sees one row per sample (and not, say, one per token).
     features : Tensor of shape (in_features,)
         Its mean input over the random samples it was shown.
+    reason : str, optional
+        Why a layer that is handed the input in evaluation mode is not `at_input` all the same.
     """
 
     name: str
@@ -42,52 +46,17 @@ class LinearCall:
     at_output: bool
     per_sample: bool
     features: Tensor
+    reason: str | None = None
 
     @property
     def weight(self) -> str:
         """Name of the weight among the model's parameters."""
-        return f"{self.name}.weight" if self.name else "weight"
+        return _own(self.name, "weight")
 
     @property
     def bias(self) -> str:
         """Name the bias has or would have."""
-        return f"{self.name}.bias" if self.name else "bias"
-
-
-def resolve_input_shape(model: nn.Module, input_shape: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Shape of one input, taken from a leading linear layer if it is not given.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Not run.
-    input_shape : tuple of int or None
-        Returned as it is, unless None.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    NotApplicable
-        If it is not given and the model does not begin with a linear layer.
-    """
-    if input_shape is not None:
-        return input_shape
-    first = next(
-        (
-            m
-            for m in model.modules()
-            if next(m.parameters(recurse=False), None) is not None and not list(m.children())
-        ),
-        None,
-    )
-    if isinstance(first, nn.Linear):
-        return (first.in_features,)
-    raise NotApplicable(
-        "The model does not begin with a linear layer, so the attack needs input_shape=(C, H, W)."
-    )
+        return _own(self.name, "bias")
 
 
 def linear_calls(
@@ -114,66 +83,32 @@ def linear_calls(
     NotApplicable
         If the model does not accept inputs of that shape.
     """
-    private = copy.deepcopy(model).eval()
-    names: dict[nn.Module, str] = {
-        m: name for name, m in private.named_modules() if isinstance(m, nn.Linear)
-    }
-    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {m: [] for m in names}
-    order: list[nn.Module] = []
-
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[module].append((inputs[0].detach().clone(), output.detach().clone()))
-        order.append(module)
-
-    for linear in names:
-        linear.register_forward_hook(record)
-    x = random_inputs(private, input_shape, samples)
-    try:
-        with torch.no_grad():
-            output = private(x)
-    except RuntimeError as reason:
-        raise NotApplicable(
-            f"The model does not accept inputs of shape {input_shape}: {reason}"
-        ) from reason
+    private = private_copy(model).eval()
+    draw = drawing(private, input_shape)
+    recording = record(private, draw, samples)
+    uses = recording.uses()
     found = []
-    for module in order:
-        if len(calls[module]) != 1:
-            continue
-        ((seen, returned),) = calls[module]
-        place = model.get_submodule(names[module])
+    for number, (seen, returned) in recording.linear.items():
+        name = recording.steps[number].linear
+        assert name is not None
+        place = model.get_submodule(name)
         assert isinstance(place, nn.Linear)
+        if any(uses[_own(name, kind)] > 1 for kind in ("weight", "bias")):
+            continue
+        first = same_values(seen, recording.inputs)
+        met = conduct(private, name, draw) if first else Conduct(False, None)
         found.append(
             LinearCall(
-                name=names[module],
+                name=name,
                 module=place,
-                at_input=_same(seen, x),
-                at_output=_same(returned, output),
+                at_input=met.passes,
+                at_output=same_values(returned, recording.returned),
                 per_sample=seen.dim() == 2 and len(seen) == samples,
                 features=seen.reshape(-1, seen.shape[-1]).mean(0),
+                reason=met.reason,
             )
         )
     return found
-
-
-def random_inputs(model: nn.Module, input_shape: tuple[int, ...], count: int) -> Tensor:
-    """Standard normal inputs on the model's device, the same on every call.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Its first parameter gives device and dtype.
-    input_shape : tuple of int
-        Shape of one input.
-    count : int
-        Number of inputs.
-
-    Returns
-    -------
-    Tensor of shape (count, *input_shape)
-    """
-    like = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, *input_shape, generator=generator).to(like)
 
 
 def bias_gradients(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
@@ -193,7 +128,7 @@ def bias_gradients(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     Tensor of shape (n, classes, units)
         In float64.
     """
-    private = copy.deepcopy(model).eval().double()
+    private = private_copy(model).eval().double()
     seen: list[Tensor] = []
     handle = private.get_submodule(layer).register_forward_hook(
         lambda _, __, output: seen.append(output)
@@ -210,5 +145,5 @@ def bias_gradients(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     return torch.stack(rows, 1).detach()
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.numel() == b.numel() and torch.equal(a.flatten(), b.flatten())
+def _own(layer: str, kind: str) -> str:
+    return f"{layer}.{kind}" if layer else kind

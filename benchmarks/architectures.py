@@ -109,7 +109,7 @@ class Case:
         problem = Problem(self.model, self.gradient, shape, "cross_entropy", Knowledge(), generator)
         pair, per_image = readable_pair(problem, find_linear_pairs(self.model, shape), shape)
         exact = TensorAttack(patience=FeatureInversion().patience)
-        tail = (tail_of if per_image else pair_alone)(self.model, pair)
+        tail = tail_of(self.model, pair, shape) if per_image else pair_alone(self.model, pair)
         features = read_features(problem, pair, tail, exact)
         found = Reconstruction(
             features.values,

@@ -27,7 +27,7 @@ from attacks.features.newton import Solved, Span, polish
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
 from attacks.features.tokens import invert_tokens
-from attacks.linear import resolve_input_shape
+from attacks.reading.inputs import resolve_input_shape
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import LinearPair, find_linear_pairs
 
@@ -96,7 +96,7 @@ class FeatureInversion(Attack):
         try:
             if not per_image:
                 return invert_tokens(problem, pair, shape, exact)
-            tail = tail_of(problem.model, pair)
+            tail = tail_of(problem.model, pair, shape)
             features = read_features(problem, pair, tail, exact)
             features = read_together(problem, pair, tail, features)
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import torch
 
 from attacks.base import Problem
 from attacks.features.front import Front
-from attacks.linear import random_inputs
+from attacks.reading.inputs import random_inputs
 from attacks.tensor.layers import LinearPair
 
 PROBES = 16

@@ -8,21 +8,23 @@ more than the features, the pair of linear layers alone has to do.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from attacks.errors import NotApplicable
 from attacks.matching.client import private_model
+from attacks.reading.inputs import drawing
+from attacks.reading.private import private_copy
+from attacks.reading.recording import Recording, Value, record
+from attacks.reading.replay import Replayed, rest_of
 from attacks.tensor.layers import LinearPair
-from attacks.tensor.tracing import ancestors
 
 
-class _Reached(Exception):
-    """Carries a layer's input out of a forward pass."""
+class _Reached(BaseException):
+    """Carries a layer's input out of a forward pass; no code of the model's own catches it."""
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
@@ -102,6 +104,11 @@ class Tail:
     names: dict[str, str]
     complete: bool
 
+    def layer(self, name: str) -> str:
+        """The module's own name of a linear layer that the whole model has under `name`."""
+        own = next(own for own, whole in self.names.items() if whole == f"{name}.weight")
+        return own.removesuffix(".weight")
+
     def gradient(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The observed gradient of the tail's own parameters, in float64."""
         return {
@@ -109,7 +116,7 @@ class Tail:
         }
 
 
-def tail_of(model: nn.Module, pair: LinearPair) -> Tail:
+def tail_of(model: nn.Module, pair: LinearPair, shape: tuple[int, ...]) -> Tail:
     """The rest of a model behind the input of a pair's hidden layer.
 
     Parameters
@@ -118,18 +125,20 @@ def tail_of(model: nn.Module, pair: LinearPair) -> Tail:
         Not changed.
     pair : LinearPair
         Of the model; the cut is at the input of its hidden layer.
+    shape : tuple of int
+        Of one input of the model.
 
     Returns
     -------
     Tail
-        Complete, or the pair alone where the rest cannot be traced or looks at more than the
+        Complete, or the pair alone where the rest cannot be run by itself or looks at more than the
         features.
     """
-    private = copy.deepcopy(model).eval()
-    module = _traced_tail(private, pair.hidden)
-    if module is not None:
-        names = {name: name for name, _ in module.named_parameters()}
-        return Tail(module, names, complete=True)
+    private = private_copy(model).eval()
+    recording = record(private, drawing(private, shape))
+    module = _recorded_tail(recording, pair.hidden)
+    if module is not None and _follows(module, private, pair.hidden, drawing(private, shape)(3)):
+        return Tail(module, module.names, complete=True)
     return pair_alone(model, pair)
 
 
@@ -148,7 +157,7 @@ def pair_alone(model: nn.Module, pair: LinearPair) -> Tail:
     Tail
         Never complete.
     """
-    private = copy.deepcopy(model).eval()
+    private = private_copy(model).eval()
     layers = nn.Sequential(
         private.get_submodule(pair.hidden),
         _Elementwise(pair),
@@ -173,23 +182,21 @@ class _Elementwise(nn.Module):
         return self.function(z)
 
 
-def _traced_tail(model: nn.Module, hidden: str) -> nn.Module | None:
+def _recorded_tail(recording: Recording, hidden: str) -> Replayed | None:
     """Module from the hidden layer's input to the model's output; None if there is none."""
-    try:
-        graph = fx.symbolic_trace(model).graph
-    except Exception:  # tracing runs the module's own code, which may raise anything
-        return None
-    calls = [n for n in graph.nodes if n.op == "call_module" and str(n.target) == hidden]
+    calls = [n for n in recording.linear if recording.steps[n].linear == hidden]
     if len(calls) != 1:
         return None
-    cut = calls[0].all_input_nodes[0]
-    sink = next(n for n in graph.nodes if n.op == "output")
-    rest = fx.Graph()
-    copied: dict[fx.Node, Any] = {cut: rest.placeholder("features")}
-    needed = ancestors(sink, cut)
-    for node in graph.nodes:
-        if node in needed and node.op == "placeholder":
-            return None
-        if node in needed:
-            copied[node] = rest.node_copy(node, copied.__getitem__)
-    return fx.GraphModule(model, rest)
+    source = recording.steps[calls[0]].args[0]
+    return rest_of(recording, source) if isinstance(source, Value) else None
+
+
+def _follows(tail: nn.Module, model: nn.Module, hidden: str, x: Tensor) -> bool:
+    """Whether a tail makes of a batch's features what the model makes of the batch."""
+    try:
+        with torch.no_grad():
+            made = tail(Front(model, hidden, x.dtype)(x))
+            whole = model(x)
+    except (RuntimeError, ValueError, NotApplicable):
+        return False  # recorded for another batch size
+    return made.shape == whole.shape and torch.allclose(made, whole, rtol=1e-3, atol=1e-5)

@@ -138,7 +138,8 @@ def read_together(problem: Problem, pair: LinearPair, tail: Tail, features: Feat
     if tail.complete:
         errors = mixture.errors(C)[0]
         module = tail.module.double()
-        labels = read_labels(module, pair.outgoing, values, errors, problem.loss, rank).labels
+        outgoing = tail.layer(pair.outgoing)
+        labels = read_labels(module, outgoing, values, errors, problem.loss, rank).labels
     return replace(
         features,
         values=values,

@@ -15,13 +15,14 @@ from torch import Tensor
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
 from attacks.batch_size import batch_size_of
 from attacks.labels import inferred_labels
-from attacks.linear import LinearCall, linear_calls, resolve_input_shape
+from attacks.linear import LinearCall, linear_calls
 from attacks.matching.client import Client, private_model
 from attacks.matching.core import Best, Match, Start, descend
 from attacks.matching.kernels import count_products, suited_kernels
 from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
+from attacks.reading.inputs import resolve_input_shape
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def recover_features(problem: Problem, input_shape: tuple[int, ...]) -> Recovere
     if not pairs:
         raise NotApplicable("The model has no Linear - elementwise activation - Linear.")
     pair = pairs[0]
-    tail = tail_of(problem.model, pair)
+    tail = tail_of(problem.model, pair, input_shape)
     found = TensorAttack().run(
         tail.module,
         {own: problem.gradient[name] for own, name in tail.names.items()},

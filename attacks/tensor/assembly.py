@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem, Reconstruction
+from attacks.reading.private import private_copy
 from attacks.tensor.certificate import (
     clean,
     column_threshold,
@@ -28,7 +29,7 @@ from attacks.tensor.completion import holes
 from attacks.tensor.equation import SampleEquation, State
 from attacks.tensor.joint import observe, polish
 from attacks.tensor.labels import batch_size, read_labels, replay_residual
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.peeling import Found, remainder
 from attacks.tensor.pruned import REPLAYED
 from attacks.tensor.rounding import evaluate_as_client, rounding_of
@@ -143,7 +144,7 @@ def report(
     error = error_bound(evidence, points, state.phi)
     samples = points @ space.V.T
     delta = errors @ space.to_delta.T
-    model = private_copy(problem.model).double()
+    model = private_copy(problem.model).eval().double()
     shape = problem.input_shape or (pair.in_features,)
     inputs = samples[:, : pair.in_features].reshape(-1, *shape)
     outputs = model(inputs[:1]).numel()

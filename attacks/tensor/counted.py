@@ -20,10 +20,11 @@ from torch import Tensor
 
 from attacks.base import NotApplicable, Problem
 from attacks.labels import class_shares, output_layer, round_counts
-from attacks.linear import LinearCall, linear_calls, resolve_input_shape
+from attacks.linear import LinearCall, linear_calls
+from attacks.reading.inputs import resolve_input_shape
+from attacks.reading.private import private_copy
 from attacks.tensor.fitting import Batch, Refinement
 from attacks.tensor.labels import read_labels
-from attacks.tensor.layers import private_copy
 from attacks.tensor.peeling import Found
 from attacks.tensor.subspace import GradientSpace
 
@@ -168,7 +169,7 @@ def _seeds(work: Refinement, problem: Problem, found: Found) -> Seeds:
     space = work.space
     if not len(found):
         return found.points, torch.zeros(0, dtype=torch.int64, device=found.points.device)
-    model = private_copy(problem.model).double()
+    model = private_copy(problem.model).eval().double()
     inputs = (found.points @ space.V.T)[:, : work.pair.in_features]
     inputs = inputs.reshape(-1, *(problem.input_shape or (work.pair.in_features,)))
     delta = found.delta @ space.to_delta.T

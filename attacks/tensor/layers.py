@@ -8,15 +8,28 @@ are.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import NotApplicable
+from attacks.errors import NotApplicable
+from attacks.reading.conduct import Conduct, Listening, conduct, same_values
+from attacks.reading.inputs import drawing, resolve_input_shape
+from attacks.reading.private import private_copy
+from attacks.reading.randomness import kept_randomness
+from attacks.reading.recording import Recording, record
+from attacks.reading.replay import Function
 from attacks.tensor.activation import Activation, probe
-from attacks.tensor.tracing import Function, Link, linked_layers, same_values
+from attacks.tensor.tracing import (
+    Link,
+    explains,
+    linked_layers,
+    name_at,
+    shared,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +43,14 @@ class LinearPair:
     activation : Activation
         The elementwise function between them.
     at_input : bool
-        Whether the first layer sees the (flattened) model input itself.
+        Whether the first layer sees the (flattened) model input itself, in evaluation mode and in
+        training mode.
     at_output : bool
         Whether the second layer's output is the model's output.
     in_features : int
         Width of the first layer's input.
+    reason : str, optional
+        Why a layer that is handed the input in evaluation mode is not `at_input` all the same.
     """
 
     hidden: str
@@ -43,11 +59,7 @@ class LinearPair:
     at_input: bool
     at_output: bool
     in_features: int
-
-
-def private_copy(model: nn.Module) -> nn.Module:
-    """Deep copy in evaluation mode, without hooks' side effects on the caller's module."""
-    return copy.deepcopy(model).eval()
+    reason: str | None = None
 
 
 def find_linear_pairs(
@@ -60,17 +72,20 @@ def find_linear_pairs(
     model : nn.Module
         Any module; not changed.
     input_shape : tuple of int, optional
-        Shape of one input, needed only if the module cannot be traced symbolically and does not
-        begin with a linear layer.
+        Shape of one input; needed if the module does not begin with a linear layer.
 
     Returns
     -------
     list of LinearPair
         Empty if there is none.
+
+    Raises
+    ------
+    NotApplicable
+        If the module does not take inputs of that shape.
     """
-    model = private_copy(model)
-    links = linked_layers(model, input_shape)
-    return [pair for link in links if (pair := _examine(model, link)) is not None]
+    recording, draw = _recorded(model, input_shape)
+    return _pairs(recording, draw)
 
 
 def input_pair(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> LinearPair:
@@ -89,18 +104,57 @@ def input_pair(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
     Raises
     ------
     NotApplicable
-        If the module does not begin that way.
+        If the module does not begin that way; the message says what stands there instead.
     """
-    pair = next((p for p in find_linear_pairs(model, input_shape) if p.at_input), None)
+    recording, draw = _recorded(model, input_shape)
+    pairs = _pairs(recording, draw)
+    pair = next((p for p in pairs if p.at_input), None)
     if pair is None:
-        raise NotApplicable(
-            "The model does not begin with Linear - elementwise activation - Linear; "
-            "FeatureInversion (attack=features) reads such layers behind a front end."
-        )
+        raise NotApplicable(_refusal(recording, pairs))
     return pair
 
 
-def _examine(model: nn.Module, link: Link) -> LinearPair | None:
+def _recorded(
+    model: nn.Module, input_shape: tuple[int, ...] | None
+) -> tuple[Recording, Callable[[int], Tensor]]:
+    private = private_copy(model).eval()
+    draw = drawing(private, resolve_input_shape(private, input_shape))
+    return record(private, draw), draw
+
+
+def _pairs(recording: Recording, draw: Callable[[int], Tensor]) -> list[LinearPair]:
+    found = (_examine(recording, link, draw) for link in linked_layers(recording))
+    return [pair for pair in found if pair is not None]
+
+
+def _refusal(recording: Recording, pairs: list[LinearPair]) -> str:
+    """Why no pair of linear layers stands at the input, in one sentence."""
+    behind = "FeatureInversion (attack=features) reads such layers behind a front end."
+    for pair in pairs:
+        if pair.reason is not None:
+            return (
+                f"What {pair.hidden!r} is handed is not surely the model's input: {pair.reason}. "
+                f"{behind}"
+            )
+    if not recording.linear:
+        return "No nn.Linear takes part in the model's forward pass, so there is none to read."
+    first = min(recording.linear)
+    name = name_at(recording, first)
+    if not same_values(recording.linear[first][0], recording.inputs):
+        return f"The model's first linear layer {name!r} is not handed the input itself; {behind}"
+    if shared(recording.uses(), name):
+        return (
+            f"The parameters of {name!r} are used more than once in a forward pass, so their "
+            "gradient is a sum over all uses."
+        )
+    return (
+        f"Behind {name!r}, which is handed the input, does not stand an elementwise activation "
+        "followed by another nn.Linear that everything goes through."
+    )
+
+
+def _examine(recording: Recording, link: Link, draw: Callable[[int], Tensor]) -> LinearPair | None:
+    model = recording.model
     first = model.get_submodule(link.hidden)
     second = model.get_submodule(link.outgoing)
     assert isinstance(first, nn.Linear)
@@ -110,15 +164,30 @@ def _examine(model: nn.Module, link: Link) -> LinearPair | None:
         return None
     if not _is_elementwise(link.between, first.out_features, device):
         return None
-    before, after = link.before, link.after
+    if not explains(recording, link, draw):
+        return None
+    met = conduct(model, link.hidden, draw) if link.at_input else Conduct(False, None)
     return LinearPair(
         hidden=link.hidden,
         outgoing=link.outgoing,
         activation=probe(_on_rows(link.between, first.out_features), device),
-        at_input=before is not None and _is_reshape(before, first.in_features, device),
-        at_output=after is not None and _is_reshape(after, second.out_features, device),
+        at_input=met.passes,
+        at_output=link.at_output and _ends(model, link.outgoing, draw),
         in_features=first.in_features,
+        reason=met.reason,
     )
+
+
+def _ends(model: nn.Module, layer: str, draw: Callable[[int], Tensor]) -> bool:
+    """Whether a layer's product is the model's output in training mode, too."""
+    lively = private_copy(model).train()
+    listening = Listening({layer: weight_of(lively, layer)})
+    try:
+        with torch.no_grad(), kept_randomness(0), listening:
+            output = lively(draw(4))
+    except Exception:  # the module's own code may raise anything
+        return False
+    return layer in listening.said and same_values(listening.said[layer], output)
 
 
 def _on_rows(function: Function, width: int) -> Function:
@@ -143,14 +212,6 @@ def _is_elementwise(function: Function, width: int, device: torch.device) -> boo
     if straight is None or shuffled is None or straight.shape != z.shape:
         return False
     return torch.allclose(straight.flatten()[order], shuffled.flatten(), rtol=1e-9, atol=1e-12)
-
-
-def _is_reshape(function: Function, width: int, device: torch.device) -> bool:
-    """Whether a function hands the entries of (2, width) rows on unchanged."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, width, generator=generator, dtype=torch.float64).to(device)
-    y = _attempt(function, x)
-    return y is not None and same_values(x, y.to(x))
 
 
 def _attempt(function: Function, x: Tensor) -> Tensor | None:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.reading.private import private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.linear_algebra import conjugate_gradients
 
 PATIENCE = 9
@@ -105,8 +106,8 @@ def tail_of(model: nn.Module, pair: LinearPair, shape: tuple[int, ...]) -> Tail 
     -------
     Tail or None
     """
-    whole = private_copy(model).double()
-    tail = Tail(private_copy(whole), pair.hidden, shape)
+    whole = private_copy(model).eval().double()
+    tail = Tail(private_copy(whole).eval(), pair.hidden, shape)
     owner, _, name = pair.hidden.rpartition(".")
     setattr(tail.model.get_submodule(owner), name, Given())
     layer = whole.get_submodule(pair.hidden)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem, Reconstruction
+from attacks.reading.private import private_copy
 from attacks.tensor.certificate import WORST_ERROR
 from attacks.tensor.counted import counted
 from attacks.tensor.equation import SampleEquation
 from attacks.tensor.fitting import Batch, Refinement, noise_of
 from attacks.tensor.labels import replay_residual
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.likelihood import tail_of
 from attacks.tensor.peeling import Found
 from attacks.tensor.pruned import Gaps
@@ -136,7 +137,7 @@ def _replayed(
 ) -> tuple[float, float]:
     likelihood = work.likelihood(batch.labels, reduced=False)
     return replay_residual(
-        private_copy(problem.model).double(),
+        private_copy(problem.model).eval().double(),
         problem.gradient,
         inputs,
         likelihood.targets,

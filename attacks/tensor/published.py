@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.reading.private import private_copy
 from attacks.tensor.attack import layer_gradient, nothing, readable_pair
 from attacks.tensor.decomposition import rebuild, symmetric_cp
 from attacks.tensor.hermite import contracted_moment, gaussian_moments, stein_moment
 from attacks.tensor.labels import read_labels
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.scalar_model import ScalarModel, scalar_model
 from attacks.tensor.subspace import numerical_rank
 
@@ -291,7 +292,7 @@ def _finish(
     labels = None
     outgoing = problem.model.get_submodule(pair.outgoing)
     if problem.loss == "mse" and pair.at_output and getattr(outgoing, "out_features", 0) == 1:
-        model = private_copy(problem.model).double()
+        model = private_copy(problem.model).eval().double()
         delta = residuals[:, None]
         size = info["rank"]
         labels = read_labels(model, pair.outgoing, inputs, delta, "mse", size).labels.to(dtype)

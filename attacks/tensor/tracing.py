@@ -1,235 +1,170 @@
-"""What lies between the linear layers of a module, by tracing it.
+"""What lies between the linear layers of a module, as a recorded forward pass shows it.
 
-torch.fx follows the module's Python; if that cannot be traced, the module is run once on a random
-input with a hook on every leaf module, and layers that hand on the same values are chained.
+A layer's product feeds the next one's if everything computed from the first goes through the
+second. That is read off the recording, and held against the module itself: with the second layer's
+product held fixed, nothing the first one says may change the output.
 """
 
 from __future__ import annotations
 
-import itertools
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-Function = Callable[[Tensor], Tensor]
+from attacks.reading.conduct import Listening, same_values
+from attacks.reading.private import private_copy
+from attacks.reading.randomness import kept_randomness
+from attacks.reading.recording import Recording, Value
+from attacks.reading.replay import Function, needed, part, reached
+
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Link:
-    """Two consecutive linear layers and the functions before, between and after them."""
+    """Two consecutive linear layers, the function between them, and their places.
+
+    Attributes
+    ----------
+    hidden, outgoing : str
+        Names of the layers.
+    between : callable
+        From the first one's product to the second one's input.
+    first : int
+        The recording's step of the first product.
+    at_input, at_output : bool
+        Whether the first is handed the input and the second returns the output, in the recording.
+    """
 
     hidden: str
     outgoing: str
     between: Function
-    before: Function | None
-    after: Function | None
+    first: int
+    at_input: bool
+    at_output: bool
 
 
-def linked_layers(model: nn.Module, input_shape: tuple[int, ...] | None) -> Iterator[Link]:
-    """Linear layers of a private module, each with the next one it feeds, in forward order.
+def linked_layers(recording: Recording) -> Iterator[Link]:
+    """Linear layers of a recorded module, each with the next one it feeds, in forward order.
 
     Parameters
     ----------
-    model : nn.Module
-        A private copy in evaluation mode; its code may be run.
-    input_shape : tuple of int, optional
-        Shape of one input, for modules that cannot be traced; by default what their first linear
-        layer takes.
+    recording : Recording
+        Of a private copy in evaluation mode; its code may be run again.
 
     Returns
     -------
     iterator of Link
-        Empty if nothing can be read.
+        Layers whose parameters are used elsewhere too are left out.
     """
-    try:
-        graph = fx.symbolic_trace(model).graph
-    except Exception:  # tracing runs the module's own code, which may raise anything
-        return _recorded(model, input_shape)
-    return _traced(model, graph)
-
-
-def _traced(model: nn.Module, graph: fx.Graph) -> Iterator[Link]:
-    """Linear layers of a traced module and what lies between each and the next it feeds."""
-    modules = dict(model.named_modules())
-    nodes = list(graph.nodes)
-    linear = [n for n in nodes if n.op == "call_module" and _is_linear(modules, n)]
-    source = next(n for n in nodes if n.op == "placeholder")
-    sink = next(n for n in nodes if n.op == "output")
+    uses, steps = recording.uses(), recording.steps
+    linear = [n for n in recording.linear if not shared(uses, name_at(recording, n))]
     for first in linear:
-        reached = _reachable(first)
-        second = next((n for n in linear if n in reached), None)
-        if second is None or not _only_way(first, second, reached):
+        after = reached(recording, first)
+        second = next((n for n in linear if n in after), None)
+        if second is None or not _only_way(recording, first, second, after):
             continue
-        between = _subgraph(model, nodes, first, second.all_input_nodes[0])
+        source = steps[second].args[0]
+        between = part(recording, first, source) if isinstance(source, Value) else None
         if between is None:
             continue
         yield Link(
-            hidden=str(first.target),
-            outgoing=str(second.target),
+            hidden=name_at(recording, first),
+            outgoing=name_at(recording, second),
             between=between,
-            before=_subgraph(model, nodes, source, first.all_input_nodes[0]),
-            after=_subgraph(model, nodes, second, sink.all_input_nodes[0]),
+            first=first,
+            at_input=same_values(recording.linear[first][0], recording.inputs),
+            at_output=same_values(recording.linear[second][1], recording.returned),
         )
 
 
-def _is_linear(modules: dict[str, nn.Module], node: fx.Node) -> bool:
-    return isinstance(modules.get(str(node.target)), nn.Linear)
+def name_at(recording: Recording, step: int) -> str:
+    """Name of the linear layer of a step."""
+    name = recording.steps[step].linear
+    assert name is not None
+    return name
 
 
-def _reachable(node: fx.Node) -> set[fx.Node]:
-    """All nodes that depend on a node."""
-    found: set[fx.Node] = set()
-    frontier = list(node.users)
-    while frontier:
-        user = frontier.pop()
-        if user not in found:
-            found.add(user)
-            frontier.extend(user.users)
-    return found
+def shared(uses: Mapping[str, int], layer: str) -> bool:
+    """Whether a layer's weight or bias takes part in more than one step of a forward pass."""
+    own = [f"{layer}.{kind}" if layer else kind for kind in ("weight", "bias")]
+    return any(uses.get(name, 0) > 1 for name in own)
 
 
-def _only_way(first: fx.Node, second: fx.Node, reached: set[fx.Node]) -> bool:
+def _only_way(recording: Recording, first: int, second: int, after: set[int]) -> bool:
     """Whether everything computed from `first` passes through `second` (no skip connection)."""
-    beyond = _reachable(second)
-    between = reached - beyond - {second}
-    return all(user in between or user is second for n in (first, *between) for user in n.users)
+    beyond = reached(recording, second)
+    between = after - beyond - {second}
+    if recording.output is not None:
+        ends = needed(recording, recording.output, second)
+        if ends & (between | {first}):
+            return False
+    return _nothing_else(recording, name_at(recording, first), name_at(recording, second))
 
 
-def _subgraph(
-    model: nn.Module, nodes: list[fx.Node], source: fx.Node, target: fx.Node
-) -> Function | None:
-    """The value of one node as a function of another's alone, or None if it needs more."""
-    needed = ancestors(target, source)
-    if any(node.op == "placeholder" for node in needed):
-        return None
-    ordered = [n for n in nodes if n in needed]
-
-    def run(x: Tensor) -> Tensor:
-        values: dict[fx.Node, Any] = {source: x}
-        for node in ordered:
-            values[node] = _evaluate(model, node, values, x.dtype)
-        return values[target]
-
-    return run
-
-
-def ancestors(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
-    """A node and everything it is computed from, up to `stop`.
-
-    Parameters
-    ----------
-    node : fx.Node
-        Included, unless it is `stop`.
-    stop : fx.Node
-        Neither included nor followed.
-
-    Returns
-    -------
-    set of fx.Node
-    """
-    found: set[fx.Node] = set()
-    frontier = [node]
-    while frontier:
-        current = frontier.pop()
-        if current is stop or current in found:
-            continue
-        found.add(current)
-        frontier.extend(current.all_input_nodes)
-    return found
+def _nothing_else(recording: Recording, hidden: str, outgoing: str) -> bool:
+    """Whether the output stays the same whatever the first layer says, the second's word fixed."""
+    model = private_copy(recording.model).eval()
+    weights = {name: weight_of(model, name) for name in (hidden, outgoing)}
+    plain = Listening(weights)
+    outputs = []
+    with torch.no_grad():
+        with kept_randomness(SEED), plain:
+            model(recording.inputs.clone())
+        if set(plain.said) != set(weights):
+            return False
+        said = plain.said[hidden]
+        for answer in (said, said.flip(0) * 1.5 + 0.25):
+            held = {hidden: answer, outgoing: plain.said[outgoing]}
+            with kept_randomness(SEED), Listening(weights, held):
+                outputs.append(model(recording.inputs.clone()).clone())
+    return same_values(*outputs)
 
 
-def _evaluate(model: nn.Module, node: fx.Node, values: dict, dtype: torch.dtype) -> Any:
-    args = fx.node.map_arg(node.args, values.__getitem__)
-    kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-    if node.op == "get_attr":
-        value = operator.attrgetter(str(node.target))(model)
-        floating = isinstance(value, Tensor) and value.is_floating_point()
-        return value.detach().to(dtype) if floating else value
-    if node.op == "call_module":
-        return _called(model.get_submodule(str(node.target)), args, kwargs, dtype)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
+def weight_of(model: nn.Module, layer: str) -> Tensor:
+    """Weight of a linear layer by its name."""
+    weight = model.get_submodule(layer).weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
-def _called(module: nn.Module, args: tuple, kwargs: dict, dtype: torch.dtype) -> Any:
-    """Call a module in a precision that need not be its parameters'."""
-    state = {k: v.detach().to(dtype) for k, v in module.named_parameters()}
-    return torch.func.functional_call(module, state, args, kwargs)
+def explains(recording: Recording, link: Link, draw: Callable[[int], Tensor]) -> bool:
+    """Whether the function between two layers is what the module does on other inputs as well.
 
-
-def _recorded(model: nn.Module, input_shape: tuple[int, ...] | None) -> Iterator[Link]:
-    """Leaf modules in the order one forward pass calls them, cut where data takes another way."""
-    chain = _calls(model, input_shape)
-    names = {m: name for name, m in model.named_modules()}
-    linear = [i for i, (module, _, _) in enumerate(chain) if isinstance(module, nn.Linear)]
-    for i, j in itertools.pairwise(linear):
-        if not all(same_values(chain[k][2], chain[k + 1][1]) for k in range(i, j)):
-            continue
-        whole = all(same_values(chain[k][2], chain[k + 1][1]) for k in range(i))
-        ending = all(same_values(chain[k][2], chain[k + 1][1]) for k in range(j, len(chain) - 1))
-        yield Link(
-            hidden=names[chain[i][0]],
-            outgoing=names[chain[j][0]],
-            between=_compose([c[0] for c in chain[i + 1 : j]]),
-            before=_compose([c[0] for c in chain[:i]]) if whole else None,
-            after=_compose([c[0] for c in chain[j + 1 :]]) if ending else None,
-        )
-
-
-def _calls(
-    model: nn.Module, input_shape: tuple[int, ...] | None
-) -> list[tuple[nn.Module, Tensor, Tensor]]:
-    """(module, input, output) of every leaf module, in the order of one forward pass."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
-    if first is None:
-        return []
-    shape = input_shape if input_shape is not None else (first.in_features,)
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-
-    def record(module: nn.Module, inputs: tuple, output: object) -> None:
-        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            calls.append((module, inputs[0].clone(), output.clone()))
-
-    leaves = [m for m in model.modules() if not list(m.children())]
-    handles = [leaf.register_forward_hook(record) for leaf in leaves]
-    generator = torch.Generator().manual_seed(0)
-    try:
-        with torch.no_grad():
-            model(torch.randn(2, *shape, generator=generator).to(first.weight))
-    except Exception:  # a guessed input shape may be wrong in any way the module likes
-        return []
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
-
-
-def same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same entries in the same order, whatever their shapes.
+    A branch on the data is recorded as it was taken once.
 
     Parameters
     ----------
-    a, b : Tensor
-        Of any shapes.
+    recording : Recording
+        Of a module.
+    link : Link
+        Of the recording.
+    draw : callable int -> Tensor
+        Makes that many inputs.
 
     Returns
     -------
     bool
-        False if the numbers of entries differ.
     """
-    return a.numel() == b.numel() and torch.equal(a.flatten(), b.flatten())
-
-
-def _compose(modules: list[nn.Module]) -> Function:
-    def composed(x: Tensor) -> Tensor:
-        for module in modules:
-            x = _called(module, (x,), {}, x.dtype)
-        return x
-
-    return composed
+    model = private_copy(recording.model).eval()
+    weights = {name: weight_of(model, name) for name in (link.hidden, link.outgoing)}
+    x = draw(4)
+    for inputs in (0.1 * x, 10 * x):
+        listening = Listening(weights)
+        with torch.no_grad(), kept_randomness(SEED), listening:
+            model(inputs)
+        if set(listening.said) != set(weights):
+            return False
+        try:
+            with torch.no_grad(), kept_randomness(SEED):
+                made = link.between(listening.said[link.hidden])
+        except Exception:  # what was recorded for one batch size need not run for another
+            return False
+        seen = listening.heard[link.outgoing]
+        if made.numel() != seen.numel():
+            return False
+        if not torch.allclose(made.flatten(), seen.flatten(), rtol=1e-4, atol=1e-6, equal_nan=True):
+            return False
+    return True

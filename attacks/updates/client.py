@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.reading.private import private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
 Tensors = dict[str, Tensor]
@@ -257,7 +258,7 @@ def reduced_client(
     ReducedClient
         Whose inputs are of shape (n, r).
     """
-    small = private_copy(model).double()
+    small = private_copy(model).eval().double()
     weight = layer.weight @ space.V
     slim = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
     slim.weight = nn.Parameter(weight)

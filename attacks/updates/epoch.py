@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem
+from attacks.reading.private import private_copy
 from attacks.tensor.assembly import solve_inputs
 from attacks.tensor.attack import layer_gradient
 from attacks.tensor.labels import output_jacobian
-from attacks.tensor.layers import LinearPair, private_copy
+from attacks.tensor.layers import LinearPair
 from attacks.tensor.peeling import Found
 from attacks.tensor.subspace import GradientSpace, gradient_space
 from attacks.updates.client import ReducedClient, Tensors, stepped
@@ -69,7 +70,7 @@ def peel_smooth(
     """
     steps, lr, momentum = problem.local.steps, problem.local.lr, problem.local.momentum
     assert lr is not None
-    model = private_copy(problem.model).double()
+    model = private_copy(problem.model).eval().double()
     origin = update_space(problem, pair, total)
     size, odd = divmod(origin.rank, steps)
     if odd or size == 0:

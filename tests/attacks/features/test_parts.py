@@ -36,7 +36,7 @@ def test_a_model_is_cut_into_front_and_tail():
     model = small()
     (pair,) = find_linear_pairs(model, (1, 9, 9))
     x = torch.randn(3, 1, 9, 9)
-    tail = tail_of(model, pair)
+    tail = tail_of(model, pair, (1, 9, 9))
     features = Front(model, pair.hidden, torch.float64)(x.double())
     assert tail.complete
     assert features.dtype == torch.float64
@@ -49,23 +49,22 @@ def test_the_front_knows_its_parameters():
     assert set(front.parameters((1, 9, 9))) == {"0.weight", "0.bias"}
 
 
-class Untraceable(nn.Module):
-    """Its Python depends on data, and its head sees the image's brightness too."""
+class LooksTwice(nn.Module):
+    """Its head sees the image's brightness too."""
 
     def __init__(self):
         super().__init__()
         self.body = small()
 
     def forward(self, x):
-        y = self.body(x)
-        return y if x.sum() > 1e9 else y + 1
+        return self.body(x) + x.mean((1, 2, 3)).unsqueeze(1)
 
 
-def test_where_the_rest_cannot_be_traced_the_pair_alone_has_to_do():
-    model = Untraceable()
+def test_where_the_rest_sees_more_than_the_features_the_pair_alone_has_to_do():
+    model = LooksTwice()
     pair = find_linear_pairs(small(), (1, 9, 9))[0]
     pair = type(pair)(**{**vars(pair), "hidden": "body.4", "outgoing": "body.6"})
-    tail = tail_of(model, pair)
+    tail = tail_of(model, pair, (1, 9, 9))
     assert not tail.complete
     assert tail.names == {
         "0.weight": "body.4.weight",
@@ -244,7 +243,9 @@ def nothing_read(rank):
 
 def test_features_that_are_too_much_alike_are_read_together():
     problem, pair, features, labels = saturated(nn.Sigmoid)
-    found = read_together(problem, pair, tail_of(problem.model, pair), nothing_read(4))
+    found = read_together(
+        problem, pair, tail_of(problem.model, pair, problem.input_shape), nothing_read(4)
+    )
     assert found.complete
     assert not found.certified.any()
     gap = torch.cdist(features, found.values) / (features - features.mean(0)).norm(dim=1)[:, None]
@@ -258,4 +259,7 @@ def test_features_that_are_too_much_alike_are_read_together():
 def test_what_cannot_be_read_together_is_left_as_it_was(activation, rank):
     problem, pair, _, _ = saturated(activation)
     given = nothing_read(rank)
-    assert read_together(problem, pair, tail_of(problem.model, pair), given) is given
+    assert (
+        read_together(problem, pair, tail_of(problem.model, pair, problem.input_shape), given)
+        is given
+    )

@@ -46,7 +46,7 @@ def readable():
 
 def test_a_search_that_missed_samples_is_repeated(readable, monkeypatch):
     problem, pair = readable
-    tail, sizes = tail_of(problem.model, pair), iter([2, 3, 4, 4])
+    tail, sizes = tail_of(problem.model, pair, (1, 10, 10)), iter([2, 3, 4, 4])
     original = reading._read_once
 
     def losing(*args):

@@ -41,8 +41,9 @@ class Untraceable(Handwritten):
         return self.c(self.act(self.b(self.act(self.a(x)))))
 
 
-def names(model):
-    return [(p.hidden, p.outgoing, p.at_input, p.at_output) for p in find_linear_pairs(model)]
+def names(model, shape=None):
+    pairs = find_linear_pairs(model, shape)
+    return [(p.hidden, p.outgoing, p.at_input, p.at_output) for p in pairs]
 
 
 def test_sequential_with_dropout():
@@ -73,4 +74,4 @@ def test_inner_pair_behind_a_convolution():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 20), nn.GELU(), nn.Linear(20, 3)
     )
-    assert names(model) == [("3", "5", False, True)]
+    assert names(model, (1, 4, 4)) == [("3", "5", False, True)]
