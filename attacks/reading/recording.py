@@ -359,9 +359,9 @@ def _places(args: tuple, kwargs: dict) -> Iterator[tuple[int | str, Tensor]]:
 
 def _plain(func: Any, args: tuple) -> tuple[Any, tuple]:
     """A property's getter as getattr, which can be copied; every other function as it is."""
-    owner = getattr(func, "__self__", None)
-    if getattr(func, "__name__", "") == "__get__" and hasattr(owner, "__name__"):
-        return getattr, (args[0], owner.__name__)
+    attribute = getattr(getattr(func, "__self__", None), "__name__", None)
+    if getattr(func, "__name__", "") == "__get__" and attribute is not None:
+        return getattr, (args[0], attribute)
     return func, args
 
 
