@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacks.base import Attack, Problem, Reconstruction
 from attacks.relu import Gated, read_gated
+from attacks.settings import count
 from attacks.tensor.certificate import column_threshold
 from attacks.tensor.equation import SampleEquation
 
@@ -37,7 +38,7 @@ class PeelingAttack(Attack):
     """
 
     def __init__(self, rounds: int = 1000) -> None:
-        self.rounds = rounds
+        self.rounds = count("rounds", rounds)
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""

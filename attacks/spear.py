@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attacks.base import Attack, Problem, Reconstruction
 from attacks.relu import read_gated
+from attacks.settings import count
 
 COARSE = 1e-3
 FINE = 1e-5
@@ -34,8 +35,8 @@ class SpearAttack(Attack):
     """
 
     def __init__(self, draws: int = 20_000_000, chunk: int = 4096) -> None:
-        self.draws = draws
-        self.chunk = chunk
+        self.draws = count("draws", draws)
+        self.chunk = count("chunk", chunk)
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""

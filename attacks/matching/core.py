@@ -18,6 +18,7 @@ from attacks.matching.client import Client
 from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
+from attacks.reading.twice import differentiable_twice
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Match:
             value += weight * float(penalty.detach())
             outputs.append(penalty)
             seeds.append(torch.full_like(penalty, weight / factor))
-        slopes = list(torch.autograd.grad(outputs, free, seeds, materialize_grads=True))
+        with differentiable_twice():  # layers that are recomputed are called from here
+            slopes = list(torch.autograd.grad(outputs, free, seeds, materialize_grads=True))
         slopes = [slope.mul_(factor) for slope in slopes]
         for weight, prior in self.priors:
             cost, slope = prior(inputs.detach())
@@ -114,6 +116,8 @@ class Best:
         What it was rendered from.
     evaluations : int
         Number of evaluations of the objective.
+    undefined : int
+        Those where the candidate, its objective or a derivative was not finite.
     """
 
     value: float = math.inf
@@ -121,6 +125,16 @@ class Best:
     labels: Tensor | None = None
     codes: list[Tensor] = field(default_factory=list)
     evaluations: int = 0
+    undefined: int = 0
+
+    def offer(
+        self, value: float, inputs: Tensor, labels: Tensor, codes: Sequence[Tensor] = ()
+    ) -> None:
+        """Keep a finite candidate if its objective is the lowest so far."""
+        if value < self.value:
+            self.value = value
+            self.inputs, self.labels = inputs.detach().clone(), labels.detach().clone()
+            self.codes = [c.detach().clone() for c in codes]
 
 
 def descend(
@@ -163,17 +177,22 @@ def descend(
             if rendered is not None:
                 slopes[:1] = torch.autograd.grad(rendered, codes, slopes[0])
         best.evaluations += 1
-        lowest = min(lowest, value)
-        if value < best.value:
-            best.value = value
-            best.inputs, best.labels = inputs.detach().clone(), labels.detach().clone()
-            best.codes = [c.detach().clone() for c in codes]
-        return value, slopes
+        if math.isfinite(value) and _finite([inputs, labels]):
+            lowest = min(lowest, value)
+            best.offer(value, inputs, labels, codes)
+            if _finite(slopes):
+                return value, slopes
+        best.undefined += 1
+        return math.nan, slopes
 
     box = bounds if start.render is None else None
     with torch.no_grad():
         optimizer.minimise(evaluate, unknowns, iterations, box)
     return lowest
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors)
 
 
 def _render(render: Callable[[Sequence[Tensor]], Tensor], codes: Sequence[Tensor]) -> Tensor:

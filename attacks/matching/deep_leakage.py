@@ -12,6 +12,7 @@ from attacks.matching.attack import MatchingAttack, Setting
 from attacks.matching.core import Best
 from attacks.matching.objective import squared
 from attacks.matching.optimizers import LBFGS
+from attacks.settings import count, positive, weight
 
 
 class DeepLeakage(MatchingAttack):
@@ -33,7 +34,7 @@ class DeepLeakage(MatchingAttack):
     Raises
     ------
     ValueError
-        If `labels` is neither.
+        If `labels` is neither, or a number makes no sense.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class DeepLeakage(MatchingAttack):
     ) -> None:
         if labels not in ("optimise", "infer"):
             raise ValueError(f"labels={labels!r} is neither 'optimise' nor 'infer'.")
-        self.iterations = iterations
-        self.restarts = restarts
-        self.tolerance = tolerance
+        self.iterations = count("iterations", iterations)
+        self.restarts = count("restarts", restarts)
+        self.tolerance = weight("tolerance", tolerance)
         self.labels = labels
-        self.local_steps = local_steps
-        self.local_lr = local_lr
+        self.local_steps = count("local_steps", local_steps)
+        self.local_lr = positive("local_lr", local_lr)
 
     @property
     def infers_labels(self) -> bool:  # type: ignore[override]

@@ -14,6 +14,7 @@ from attacks.matching.core import Best
 from attacks.matching.objective import cosine, logarithm
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import total_variation
+from attacks.settings import count, flag, positive, weight
 
 
 class InvertingGradients(MatchingAttack):
@@ -36,6 +37,11 @@ class InvertingGradients(MatchingAttack):
         Whether Adam sees only signs.
     local_steps, local_lr : int and float, default 1 and 0.1
         The clients' steps of SGD on one batch, simulated.
+
+    Raises
+    ------
+    ValueError
+        If a number makes no sense; the message names it.
     """
 
     def __init__(
@@ -49,14 +55,14 @@ class InvertingGradients(MatchingAttack):
         local_steps: int = 1,
         local_lr: float = 0.1,
     ) -> None:
-        self.iterations = iterations
-        self.restarts = restarts
-        self.tv = tv
-        self.logarithmic = logarithmic
-        self.lr = lr
-        self.signed = signed
-        self.local_steps = local_steps
-        self.local_lr = local_lr
+        self.iterations = count("iterations", iterations)
+        self.restarts = count("restarts", restarts)
+        self.tv = weight("tv", tv)
+        self.logarithmic = flag("logarithmic", logarithmic)
+        self.lr = positive("lr", lr)
+        self.signed = flag("signed", signed)
+        self.local_steps = count("local_steps", local_steps)
+        self.local_lr = positive("local_lr", local_lr)
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
         """Descend `restarts` times; see `MatchingAttack.search`."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Evaluate = Callable[[list[Tensor]], tuple[float, list[Tensor]]]
-"""Maps the unknowns to (value, derivative by each)."""
+"""Maps the unknowns to (value, derivative by each); the value is NaN if any of it is undefined."""
 
 Bounds = tuple[Tensor, Tensor] | None
 """Lowest and highest value of the first unknown, broadcastable."""
@@ -29,6 +29,8 @@ class Optimizer(Protocol):
         self, evaluate: Evaluate, unknowns: list[Tensor], iterations: int, bounds: Bounds
     ) -> None:
         """Leave the unknowns where the descent ends; the caller keeps the best it has seen.
+
+        The descent ends early where the value is NaN and no other step can be taken.
 
         Parameters
         ----------
@@ -72,7 +74,9 @@ class Adam:
         second = [torch.zeros_like(u) for u in unknowns]
         one, two = self.betas
         for step in range(1, iterations + 1):
-            _, slopes = evaluate(unknowns)
+            value, slopes = evaluate(unknowns)
+            if math.isnan(value):
+                return
             passed = sum(step > iterations * k // 8 for k in (3, 5, 7)) if self.decays else 0
             lr = self.lr * 0.1**passed
             for u, slope, m, v in zip(unknowns, slopes, first, second, strict=True):
@@ -115,6 +119,8 @@ class LBFGS:
 
         point = _flat(unknowns)
         value, slope = function(point)
+        if math.isnan(value):
+            return
         history: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=self.memory)
         while calls < iterations:
             direction = -_inverse_hessian_times(slope, history)

@@ -24,6 +24,7 @@ from attacks.matching.priors import (
     mean_square,
     total_variation,
 )
+from attacks.settings import count, positive, weight
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -49,6 +50,11 @@ class SeeThroughGradients(MatchingAttack):
         Step size of Adam, in the model's input space.
     local_steps, local_lr : int and float, default 1 and 0.1
         The clients' steps of SGD on one batch, simulated.
+
+    Raises
+    ------
+    ValueError
+        If a number makes no sense; the message names it.
     """
 
     def __init__(
@@ -64,16 +70,16 @@ class SeeThroughGradients(MatchingAttack):
         local_steps: int = 1,
         local_lr: float = 0.1,
     ) -> None:
-        self.iterations = iterations
-        self.seeds = seeds
-        self.stages = stages
-        self.tv = tv
-        self.small = small
-        self.statistics = statistics
-        self.group = group
-        self.lr = lr
-        self.local_steps = local_steps
-        self.local_lr = local_lr
+        self.iterations = count("iterations", iterations)
+        self.seeds = count("seeds", seeds)
+        self.stages = count("stages", stages)
+        self.tv = weight("tv", tv)
+        self.small = weight("small", small)
+        self.statistics = weight("statistics", statistics)
+        self.group = weight("group", group)
+        self.lr = positive("lr", lr)
+        self.local_steps = count("local_steps", local_steps)
+        self.local_lr = positive("local_lr", local_lr)
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
         """Descend with all seeds, stage by stage; see `MatchingAttack.search`."""
@@ -91,18 +97,28 @@ class SeeThroughGradients(MatchingAttack):
         starts = [
             setting.start(setting.clamp(setting.randn(*setting.shape))) for _ in range(self.seeds)
         ]
-        steps = max(1, self.iterations // self.stages)
+        stages = min(self.stages, self.iterations)
         lowest: list[float] = []
-        for stage in range(self.stages):
+        for stage in range(stages):
+            if not starts:
+                break
             mean = torch.stack([s.codes[0] for s in starts]).mean(0)
             together = replace(alone, priors=[*alone.priors, (self.group, anchored(mean))])
             grouped = stage > 0 and self.seeds > 1
             reached = [
-                self._descend(setting, together if grouped else alone, alone, s, stage, steps, best)
-                for s in starts
+                self._descend(
+                    setting,
+                    together if grouped else alone,
+                    alone,
+                    start,
+                    stage,
+                    self.iterations // stages,
+                    best,
+                )
+                for start in starts
             ]
-            starts = [start for start, _ in reached]
-            lowest = [value for _, value in reached]
+            starts = [found[0] for found in reached if found is not None]
+            lowest = [found[1] for found in reached if found is not None]
         return {"seeds": lowest, "batchnorm_layers": len(known)}
 
     def _descend(
@@ -114,19 +130,25 @@ class SeeThroughGradients(MatchingAttack):
         stage: int,
         steps: int,
         best: Best,
-    ) -> tuple[Start, float]:
-        """One seed's stage; it counts for `best` without the pull towards the others."""
-        own = best if match is alone and best.inputs is None else Best()
+    ) -> tuple[Start, float] | None:
+        """One seed's stage; it counts for `best` without the pull towards the others.
+
+        None if no candidate of it was finite.
+        """
+        own = Best()
         optimizer = Adam(self.lr * 0.3**stage, signed=False, decays=False)
-        descend(match, start, optimizer, steps, setting.bounds, own)
-        assert own.inputs is not None
-        assert own.labels is not None
+        try:
+            descend(match, start, optimizer, steps, setting.bounds, own)
+        finally:
+            best.evaluations += own.evaluations
+            best.undefined += own.undefined
+            if match is alone and own.inputs is not None and own.labels is not None:
+                best.offer(own.value, own.inputs, own.labels)
+        if own.inputs is None or own.labels is None:
+            return None
         leaf = own.inputs.clone().requires_grad_(True)
         value = alone.evaluate(leaf, own.labels, [leaf])[0]
-        if own is not best:
-            best.evaluations += own.evaluations
-            if value < best.value:
-                best.value, best.inputs, best.labels = value, own.inputs, own.labels
+        best.offer(value, own.inputs, own.labels)
         return replace(start, codes=[own.inputs.clone()], labels=own.labels.clone()), value
 
 
