@@ -130,6 +130,8 @@ class Results:
         "running", "complete", "interrupted" or "failed".
     message : str
         Why, where the status is "failed" or "interrupted".
+    data_notes : list of str
+        Sentences of the data source: how files were read and what of them was left out.
     """
 
     scenario: dict[str, Any]
@@ -138,6 +140,7 @@ class Results:
     status: str = "running"
     message: str = ""
     wall_seconds: float = 0.0
+    data_notes: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Totals over the rows: sums of counts, medians over the images, worst relative error."""
@@ -171,6 +174,7 @@ class Results:
             "status": self.status,
             "message": self.message,
             "scenario": self.scenario,
+            "data_notes": self.data_notes,
             "attacks": [asdict(r) for r in self.attacks],
             "training": [asdict(r) for r in self.training],
             "summary": self.summary(),
@@ -206,6 +210,7 @@ class Results:
                 status=content.get("status", "complete"),
                 message=content.get("message", ""),
                 wall_seconds=content["summary"]["wall_seconds"],
+                data_notes=content.get("data_notes", []),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a readable results file: {error}.") from error

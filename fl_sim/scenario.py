@@ -69,6 +69,7 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
         config = settled(config)
         results = Results(scenario=plain(config))
         federation = federation_of(results.scenario)
+        results.data_notes = list(federation.data.notes)
         check_batches(config, federation)
         model = model_of(config, federation)
         build_defenses(results.scenario["defense"])  # clients build their own

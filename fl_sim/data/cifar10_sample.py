@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fl_sim.data.images import ImageData
+from fl_sim.data.images import SAME_IMAGES, ImageData
 from fl_sim.data.pictures import read_pictures
 
 CIFAR10_CLASSES = (
@@ -42,6 +42,8 @@ def cifar10_sample() -> ImageData:
         raise ValueError(
             "data=cifar10_sample needs the images of foolbox: pip install 'fl-sim[samples]'."
         )
-    images = read_pictures(paths, (32, 32))
+    images = read_pictures(paths, (32, 32)).images
     labels = torch.tensor([int(path.stem.split("_")[-1]) for path in paths])
-    return ImageData.of("cifar10_sample", images, labels, images, labels, CIFAR10_CLASSES)
+    return ImageData.of(
+        "cifar10_sample", images, labels, images, labels, CIFAR10_CLASSES, [SAME_IMAGES]
+    )

@@ -1,85 +1,114 @@
-"""Your own pictures: a folder with a subfolder for each class, or with plain pictures."""
+"""Your own pictures: a folder with a subfolder for each class, or with plain pictures.
+
+Both may lie in `train` and `test` (or `val`) folders. What is understood, scaled or left out is
+said in the notes of the data, which the terminal and the report show.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fl_sim.data.images import ImageData
+from fl_sim.data.folder_layout import layout
+from fl_sim.data.images import SAME_IMAGES, ImageData
+from fl_sim.data.names import printable
 from fl_sim.data.pictures import read_pictures
-
-UNLABELLED_CLASSES = 10
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def image_folder(
-    root: str | None, size: Sequence[int] = (32, 32), grey: bool = False, test_every: int = 5
+    root: str | None,
+    size: int | Sequence[int] | None = (32, 32),
+    grey: bool = False,
+    test_every: int = 5,
 ) -> ImageData:
     """Read the pictures of a folder, in the order of their names.
 
     With subfolders, each is a class; the pictures of a subfolder may be in folders of their own.
     Plain pictures carry no labels and get 0, 1, ..., 9, 0, 1, ... in turn, so that there is a loss
-    to train on.
+    to train on. Subfolders `train` and `test` (or `val`) hold either.
 
     Parameters
     ----------
     root : str
         The folder.
-    size : sequence of two int, default (32, 32)
-        Height and width to which the pictures are cropped and resized.
+    size : int, sequence of two int or None, default (32, 32)
+        Side, or height and width, to which the pictures are cropped and resized; None keeps the
+        size they have in common.
     grey : bool, default False
         One channel instead of three.
     test_every : int, default 5
-        Every so many-th picture of a class is a test image. Where that holds none back, all
-        pictures train and test.
+        Every so many-th picture of a class is a test image, unless there is a test folder. Where
+        that holds none back, all pictures train and test.
 
     Raises
     ------
     ValueError
-        If the folder is missing or holds no pictures, one is damaged, or a setting is bad.
+        If the folder is missing, holds no pictures or one class only, its folders are ambiguous, a
+        picture is damaged, or a setting is bad.
     """
     if not root:
         raise ValueError("data=image_folder needs data.root=FOLDER, a folder of pictures.")
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"data.root={root} is not a folder.")
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"data.source.size={list(size)} is not [height, width] in pixels.")
-    if test_every < 2:
-        raise ValueError(f"data.source.test_every={test_every} is not at least 2.")
+        raise ValueError(f"data.root={printable(root)} is not a folder.")
+    sides = _sides(size)
+    if not isinstance(grey, bool):
+        raise ValueError(f"data.source.grey={printable(grey)} is not true or false.")
+    if not _is_count(test_every) or test_every < 2:
+        raise ValueError(
+            f"data.source.test_every={printable(test_every)} is not a whole number of at least 2."
+        )
 
-    classes, paths, labels = _listing(folder)
-    if not paths:
-        raise ValueError(f"data.root={root} holds no pictures ({', '.join(SUFFIXES)}).")
-    images = read_pictures(paths, (size[0], size[1]), "L" if grey else "RGB")
-    target = torch.tensor(labels)
-    seen = [0] * len(classes)
-    held_out = []
-    for label in labels:
-        seen[label] += 1
-        held_out.append(seen[label] % test_every == 0)
-    test = torch.tensor(held_out)
-    train = ~test if test.any() else torch.ones_like(test)
-    test = test if test.any() else train
+    found = layout(folder)
+    pairs = [*found.train, *found.test]
+    pictures = read_pictures([path for path, _ in pairs], sides, "L" if grey else "RGB", folder)
+    target = torch.tensor([label for _, label in pairs])
+    notes = [*found.notes, *pictures.notes]
+    if found.test:
+        test = torch.arange(len(pairs)) >= len(found.train)
+    else:
+        test = _held_out(target.tolist(), len(found.classes), test_every)
+    train = ~test
+    if not test.any():
+        train = test = torch.ones_like(test)
+        notes.insert(0, SAME_IMAGES)
+    images = pictures.images
     return ImageData.of(
-        folder.name, images[train], target[train], images[test], target[test], classes
+        folder.resolve().name,
+        images[train],
+        target[train],
+        images[test],
+        target[test],
+        found.classes,
+        notes,
     )
 
 
-def _listing(folder: Path) -> tuple[list[str], list[Path], list[int]]:
-    """Class names, picture files, and the class index of each file."""
-    subfolders = {p.name: _pictures(p) for p in sorted(folder.iterdir()) if p.is_dir()}
-    filled = {name: paths for name, paths in subfolders.items() if paths}
-    if filled:
-        paths = [path for group in filled.values() for path in group]
-        labels = [label for label, group in enumerate(filled.values()) for _ in group]
-        return list(filled), paths, labels
-    paths = _pictures(folder)
-    classes = min(UNLABELLED_CLASSES, len(paths))
-    return [str(k) for k in range(classes)], paths, [i % classes for i in range(len(paths))]
+def _sides(size: Any) -> tuple[int, int] | None:
+    """Return height and width, None for the pictures' own."""
+    if size is None:
+        return None
+    pair = [size, size] if _is_count(size) else size
+    if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_count(s) and s > 0 for s in pair):
+        return pair[0], pair[1]
+    shown = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else size
+    raise ValueError(
+        f"data.source.size={printable(shown)} is not a side in pixels, [height, width] or null."
+    )
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _held_out(labels: list[int], classes: int, every: int) -> torch.Tensor:
+    """Mark every so many-th picture of each class."""
+    seen = [0] * classes
+    held_out = []
+    for label in labels:
+        seen[label] += 1
+        held_out.append(seen[label] % every == 0)
+    return torch.tensor(held_out)

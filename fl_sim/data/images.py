@@ -14,6 +14,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+SAME_IMAGES = "The same images train and test: none are held back."
+"""A note for sets too small to hold any back."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
@@ -31,6 +34,9 @@ class ImageData:
         Class names, in the order of the indices.
     mean, std : float32 Tensors of shape (C, 1, 1)
         Of each channel of the training images in [0, 1]; std is 1 where a channel is constant.
+    notes : tuple of str
+        Sentences that whoever reads the results has to know: how files were read, what of them was
+        left out.
     """
 
     name: str
@@ -41,6 +47,7 @@ class ImageData:
     classes: tuple[str, ...]
     mean: Tensor
     std: Tensor
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -51,6 +58,7 @@ class ImageData:
         test_images: Tensor,
         test_labels: Tensor,
         classes: Sequence[str],
+        notes: Sequence[str] = (),
     ) -> Self:
         """Check shapes and labels, and compute mean and standard deviation.
 
@@ -60,6 +68,8 @@ class ImageData:
             As the attributes of this class; labels may be of any integer type.
         classes : sequence of str
             Class names.
+        notes : sequence of str, optional
+            As the attribute.
 
         Raises
         ------
@@ -96,6 +106,7 @@ class ImageData:
             tuple(classes),
             mean,
             std,
+            tuple(notes),
         )
 
     @property

@@ -64,8 +64,9 @@ def judge(results: Results) -> Verdict:
     close = sum(_close(row) for row in results.attacks)
     notes = [*_false_certificates([results]), *_ending(results), *_losses(results)]
     notes += _failures(results)
+    data = [Note("plain", text) for text in results.data_notes]
     if not total:
-        return Verdict("open", 0, 0, _without_images(results), notes)
+        return Verdict("open", 0, 0, _without_images(results), [*notes, *data])
     if read == total:
         tone: Tone = "leak"
     else:
@@ -76,7 +77,7 @@ def judge(results: Results) -> Verdict:
         images = plural(close, "more image" if read else "image")
         told = f"not exact, but with a PSNR of {CLOSE:.0f} dB or more."
         notes.append(Note("warning", f"{images} came back close: {told}"))
-    return Verdict(tone, read, total, _headline(results, read, total), notes)
+    return Verdict(tone, read, total, _headline(results, read, total), [*notes, *data])
 
 
 def _headline(results: Results, read: int, total: int) -> str:
@@ -206,6 +207,8 @@ def judge_sweep(known: list[Results], runs: int) -> Verdict:
     notes = _false_certificates(known)
     if lost := runs - sum(results.status == "complete" for results in known):
         notes.append(Note("warning", f"{lost:,} of {plural(runs, 'run')} did not complete."))
+    texts = dict.fromkeys(text for results in known for text in results.data_notes)
+    notes += [Note("plain", text) for text in texts]
     all_runs = plural(runs, "run")
     if not total:
         return Verdict("open", 0, 0, f"{all_runs}, in which no image was attacked.", notes)
