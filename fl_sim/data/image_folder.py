@@ -17,6 +17,9 @@ from fl_sim.data.images import SAME_IMAGES, ImageData
 from fl_sim.data.names import printable
 from fl_sim.data.pictures import read_pictures
 
+LARGEST = 10_000
+"""Most pixels on a side of what pictures are resized to."""
+
 
 def image_folder(
     root: str | None,
@@ -56,10 +59,10 @@ def image_folder(
         raise ValueError(f"data.root={printable(root)} is not a folder.")
     sides = _sides(size)
     if not isinstance(grey, bool):
-        raise ValueError(f"data.source.grey={printable(grey)} is not true or false.")
+        raise ValueError(f"data.source.grey={grey!r} is not true or false.")
     if not _is_count(test_every) or test_every < 2:
         raise ValueError(
-            f"data.source.test_every={printable(test_every)} is not a whole number of at least 2."
+            f"data.source.test_every={test_every!r} is not a whole number of at least 2."
         )
 
     found = layout(folder)
@@ -92,11 +95,13 @@ def _sides(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
     pair = [size, size] if _is_count(size) else size
-    if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_count(s) and s > 0 for s in pair):
+    fits = isinstance(pair, Sequence) and len(pair) == 2 and all(_is_count(s) for s in pair)
+    if fits and all(0 < side <= LARGEST for side in pair):
         return pair[0], pair[1]
-    shown = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else size
+    shown = list(size) if isinstance(size, tuple) else size
     raise ValueError(
-        f"data.source.size={printable(shown)} is not a side in pixels, [height, width] or null."
+        f"data.source.size={shown!r} is neither a side of 1 to {LARGEST:,} pixels, nor "
+        f"[height, width], nor null."
     )
 
 

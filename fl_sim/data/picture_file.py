@@ -20,7 +20,10 @@ Size = tuple[int, int]
 
 ON_WHITE = "Put on white, where transparent"
 FIRST_FRAME = "Read the first of several frames or pages of"
+LOW_IS_WHITE = "Inverted, since the file says that low values are white"
 UPPER_BITS = "Read the upper 8 of 16 bits of each colour value of"
+REMARKS = (FIRST_FRAME, ON_WHITE, LOW_IS_WHITE, UPPER_BITS)
+"""What there may be to say of a file, each before a list of names."""
 
 DEEP_MODES: dict[str, Kind] = {
     "I": "whole",
@@ -45,7 +48,7 @@ class PictureFile:
     content : uint8 array of shape (H, W, C), or Deep
         Cropped and resized.
     remarks : list of str
-        The constants above that hold for it.
+        Those of `REMARKS` that hold for it.
     """
 
     content: NDArray[np.uint8] | Deep
@@ -102,7 +105,7 @@ def _from_pillow(path: Path, size: Size | None, mode: str) -> PictureFile:
             if _sixteen_bit_colour(file):
                 deep = _png_colour(path, file, size) if file.format == "PNG" else None
                 if deep is not None:
-                    return PictureFile(deep, remarks + [ON_WHITE] * (deep.cover is not None))
+                    return _waiting(deep, remarks)
                 remarks.append(UPPER_BITS)
             white_is_zero = _white_is_zero(file)
             transparency = file.info.get("transparency")
@@ -114,7 +117,7 @@ def _from_pillow(path: Path, size: Size | None, mode: str) -> PictureFile:
         if isinstance(transparency, int):
             cover = (values != transparency).astype(np.float64)
         deep = _deep(DEEP_MODES[picture.mode], values[..., None], size, cover, white_is_zero)
-        return PictureFile(deep, remarks + [ON_WHITE] * (deep.cover is not None))
+        return _waiting(deep, remarks)
     opaque, changed = _on_white(picture)
     return PictureFile(_pixels(opaque, size, mode), remarks + [ON_WHITE] * changed)
 
@@ -125,9 +128,14 @@ def _from_dicom(path: Path, size: Size | None, mode: str) -> PictureFile:
     if picture.values.ndim == 3:
         return PictureFile(_pixels(Image.fromarray(picture.values), size, mode), remarks)
     values = picture.values.astype(np.float64)[..., None]
-    return PictureFile(
-        _deep("dicom", values, size, None, picture.inverted, picture.counted), remarks
-    )
+    deep = _deep("dicom", values, size, None, picture.inverted, picture.counted)
+    return _waiting(deep, remarks)
+
+
+def _waiting(deep: Deep, remarks: list[str]) -> PictureFile:
+    """Return a deep picture with what has to be said of it."""
+    more = [ON_WHITE] * (deep.cover is not None) + [LOW_IS_WHITE] * deep.inverted
+    return PictureFile(deep, [*remarks, *more])
 
 
 def _pixels(picture: Image.Image, size: Size | None, mode: str) -> NDArray[np.uint8]:
@@ -183,8 +191,9 @@ def _plane(values: NDArray[np.float64], size: Size | None) -> NDArray[np.float32
 def _sixteen_bit_colour(file: Image.Image) -> bool:
     """Tell whether Pillow is about to drop half of each colour value."""
     for tile in getattr(file, "tile", []):
-        raw = tile[3] if isinstance(tile[3], str) else (tile[3] or [""])[0]
-        if ";16" in str(raw) and file.mode not in DEEP_MODES:
+        given = tile[3]
+        raw = given[0] if isinstance(given, tuple) and given else given
+        if isinstance(raw, str) and ";16" in raw and file.mode not in DEEP_MODES:
             return True
     return False
 
@@ -196,7 +205,7 @@ def _png_colour(path: Path, file: Image.Image, size: Size | None) -> Deep | None
     raw = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
     try:
         decoded: Any = decode_png(raw, apply_exif_orientation=True)
-    except (RuntimeError, TypeError):  # a damaged file, which Pillow explains, or built without
+    except (RuntimeError, TypeError, AttributeError):  # a damaged file, or an older torchvision
         return None
     if decoded.dtype != torch.uint16:
         return None

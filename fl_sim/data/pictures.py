@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fl_sim.data.depth import KINDS, Deep, scale_of
 from fl_sim.data.names import printable, some
-from fl_sim.data.picture_file import FIRST_FRAME, ON_WHITE, UPPER_BITS, PictureFile, read_file
+from fl_sim.data.picture_file import REMARKS, PictureFile, read_file
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_pictures(
             raise ValueError(_sizes_differ(paths[0], files[0], path, files[-1]))
     names = [str(path.relative_to(root)) if root else path.name for path in paths]
     notes = []
-    for remark in (FIRST_FRAME, ON_WHITE, UPPER_BITS):
+    for remark in REMARKS:
         if found := [n for n, file in zip(names, files, strict=True) if remark in file.remarks]:
             notes.append(f"{remark}: {some(found)}.")
     pixels = _scaled(files, names, 1 if mode == "L" else 3, notes)
