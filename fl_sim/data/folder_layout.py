@@ -89,7 +89,7 @@ def _roles(tree: Folder, shown: str) -> dict[str, str]:
 
 def _single(tree: Folder, shown: str, root: Path) -> Layout:
     classes = tree.filled()
-    notes = _unused(tree, "")
+    notes = _unused({"": tree})
     if not classes:
         return Layout(*_in_turn(tree.pictures), [], [*_labels_in_turn(), *notes])
     _two_classes(classes, shown, root)
@@ -104,7 +104,8 @@ def _splits(tree: Folder, roles: dict[str, str], shown: str, root: Path) -> Layo
     train = tree.folders[train_name]
     test = tree.folders[test_name] if test_name else Folder([], {})
     classes = train.filled()
-    notes = [_split_note(train_name, test_name, tree, roles), *_unused(tree, "")]
+    parts = {f"{name}/": tree.folders[name] for name in (train_name, test_name) if name}
+    notes = [_split_note(train_name, test_name, tree, roles), *_unused({"": tree, **parts})]
     if not classes:
         if test.filled():
             raise ValueError(f"{shown} has class folders in {test_name} but none in {train_name}.")
@@ -118,8 +119,6 @@ def _splits(tree: Folder, roles: dict[str, str], shown: str, root: Path) -> Layo
         raise ValueError(
             f"{shown} has classes in {test_name} that {train_name} lacks: {some(unknown)}."
         )
-    for name in filter(None, (train_name, test_name)):
-        notes += _unused(tree.folders[name], f"{name}/")
     names = list(classes)
     return Layout(names, _labelled(classes, names), _labelled(test.filled(), names), notes)
 
@@ -165,11 +164,15 @@ def _two_classes(classes: dict[str, Folder], shown: str, root: Path) -> None:
     )
 
 
-def _unused(folder: Folder, prefix: str) -> list[str]:
-    """Return sentences on loose pictures beside filled folders, and on folders without any."""
+def _unused(parts: dict[str, Folder]) -> list[str]:
+    """Return sentences on loose pictures beside filled folders, and on folders without any.
+
+    `parts` are folders by how their paths begin: "" or "train/".
+    """
     notes = []
-    if folder.filled() and (loose := [f"{prefix}{path.name}" for path in folder.pictures]):
+    filled = {prefix: part for prefix, part in parts.items() if part.filled()}
+    if loose := [f"{pre}{path.name}" for pre, part in filled.items() for path in part.pictures]:
         notes.append(f"Left out: loose pictures beside the folders ({some(loose)}).")
-    if empty := [f"{prefix}{name}" for name in folder.unfilled()]:
+    if empty := [f"{pre}{name}" for pre, part in parts.items() for name in part.unfilled()]:
         notes.append(f"Left out: folders without pictures ({some(empty)}).")
     return notes
