@@ -136,6 +136,15 @@ class Best:
             self.inputs, self.labels = inputs.detach().clone(), labels.detach().clone()
             self.codes = [c.detach().clone() for c in codes]
 
+    @property
+    def complaint(self) -> str:
+        """What to say where something was not finite."""
+        kept = "no candidate is" if self.inputs is None else "the best finite one is"
+        return (
+            f"{self.undefined} of {self.evaluations} candidates, objectives or derivatives were "
+            f"not finite numbers; {kept} returned."
+        )
+
 
 def descend(
     match: Match, start: Start, optimizer: Optimizer, iterations: int, bounds: Bounds, best: Best

@@ -1,0 +1,68 @@
+"""Whether a client's gradient can be differentiated by its batch, asked before the search.
+
+Where it cannot, an attack that matches gradients cannot run, and says which layer is in the way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.errors import NotApplicable
+from attacks.matching.client import Client
+from attacks.reading.inputs import random_inputs
+from attacks.reading.once import ends_early, lacks_second_derivative, without_second_derivative
+
+MISSING = "has no second derivative in PyTorch, which an attack that matches gradients needs."
+
+
+def check_derivatives(client: Client, shape: tuple[int, ...], labels: Tensor) -> None:
+    """Refuse a client whose gradient's derivative would lack a part without a word.
+
+    Parameters
+    ----------
+    client : Client
+        Evaluated once.
+    shape : tuple of int
+        (B, *input_shape).
+    labels : Tensor
+        Any that the client's loss takes.
+
+    Raises
+    ------
+    NotApplicable
+        If a layer is marked as differentiable once; the message names it.
+    RuntimeError
+        Whatever PyTorch raises where it cannot differentiate; see `undifferentiable`.
+    """
+    inputs = random_inputs(client.model, shape[1:], shape[0]).requires_grad_(True)
+    if ends_early(client.gradient(inputs, labels)):
+        raise NotApplicable(undifferentiable(client, shape, labels) or f"The model {MISSING}")
+
+
+def undifferentiable(client: Client, shape: tuple[int, ...], labels: Tensor) -> str | None:
+    """Complaint about a layer or a loss without a second derivative.
+
+    Parameters
+    ----------
+    client : Client
+        Its model is run a few times.
+    shape : tuple of int
+        (B, *input_shape).
+    labels : Tensor
+        Any that the client's loss takes.
+
+    Returns
+    -------
+    str or None
+        None if there is none.
+    """
+    inputs = random_inputs(client.model, shape[1:], shape[0])
+    if layer := without_second_derivative(client.model, inputs):
+        return f"The layer {layer} {MISSING}"
+    if isinstance(client.loss, str):
+        return None
+    with torch.no_grad():
+        output = client.model(inputs)
+    lacking = lacks_second_derivative(client.loss, (output, labels))
+    return f"The clients' loss {MISSING}" if lacking else None
