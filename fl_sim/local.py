@@ -172,6 +172,38 @@ def local_adam(
     return losses
 
 
+def drawn_back(gradient_of: GradientOf, model: nn.Module, mu: float) -> GradientOf:
+    """Return FedProx's local gradient: that of the loss plus ``mu / 2 |w - w_sent|^2``.
+
+    Parameters
+    ----------
+    gradient_of : callable (model, inputs, target) -> (gradient, loss)
+        Without the proximal term.
+    model : nn.Module
+        Holds the weights that were sent, w_sent, as they are now.
+    mu : float
+        Weight of the term, not negative.
+
+    Returns
+    -------
+    callable (model, inputs, target) -> (gradient, loss)
+        The gradient has ``mu (w - w_sent)`` added, which is zero in the first step; the loss is the
+        data's alone.
+
+    References
+    ----------
+    Li et al., "Federated Optimization in Heterogeneous Networks", 2020 (arXiv 1812.06127).
+    """
+    sent = {name: p.detach().clone() for name, p in _trainable(model)}
+
+    def proximal(model: nn.Module, inputs: Tensor, target: Tensor) -> tuple[Tensors, float]:
+        gradient, loss = gradient_of(model, inputs, target)
+        now = dict(_trainable(model))
+        return {n: g + mu * (now[n].detach() - sent[n]) for n, g in gradient.items()}, loss
+
+    return proximal
+
+
 @torch.no_grad()
 def batchnorm_statistics(model: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what each BatchNorm layer of a model in training sees of a batch.

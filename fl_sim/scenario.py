@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 from omegaconf import OmegaConf
 
+from fl_sim.aggregation import clipping_of
 from fl_sim.check import as_scenario_error, check_batches, check_numbers
 from fl_sim.client import client_app
 from fl_sim.config import ScenarioConfig
@@ -107,7 +108,7 @@ def clients_of(strategy: Strategy, scenario: dict[str, Any]) -> ClientApp:
         from fl_sim.secagg_client import secagg_client_app  # loads Flower's older interface
 
         return secagg_client_app(scenario)
-    return client_app(scenario)
+    return client_app(scenario, clipping_of(strategy))
 
 
 def _present(results: Results, folder: Path, tracker: Tracker, display: Display) -> None:

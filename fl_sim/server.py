@@ -3,14 +3,14 @@
 From the inside out: any Flower strategy aggregates, within the defences a server can have; `FedSGD`
 steps where clients send gradients; `DropInvalidUpdates` keeps broken updates away from it;
 `SeededCohort` draws the clients; the adversary, if there is one, sees every reply first and changes
-nothing.
+nothing. A strategy that these clients could not serve is refused after a rehearsal.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -20,16 +20,27 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fl_sim.aggregation import (
+    PRIVATE,
+    aggregation_of,
+    check_aggregation,
+    check_proximal,
+    layers,
+    name_of,
+    sees_the_sum_only,
+)
 from fl_sim.budget import standing
+from fl_sim.client import metrics_of
 from fl_sim.config import ScenarioConfig
-from fl_sim.defenses import Cohort, build_defenses
-from fl_sim.errors import ScenarioError
+from fl_sim.defenses import Cohort, Defense, build_defenses
+from fl_sim.defenses.central_dp import SeededNoise
 from fl_sim.federation import Federation
 from fl_sim.grants import granted
-from fl_sim.instantiate import accepted, instantiate, load
+from fl_sim.instantiate import instantiate
 from fl_sim.local import LOSSES
 from fl_sim.models import build_model
 from fl_sim.records import TrainingRow
+from fl_sim.rehearsal import quietly, rehearse
 from strategies import DropInvalidUpdates, FedSGD, Observation, SeededCohort
 
 L = TypeVar("L", bound=Strategy)
@@ -56,24 +67,30 @@ def model_of(config: ScenarioConfig, federation: Federation) -> nn.Module:
     return build_model(config.model, data.image_shape, data.num_classes, config.seed)
 
 
-def aggregation_of(config: ScenarioConfig) -> Strategy:
-    """Build the strategy that aggregates; it is told to train on all the nodes it sees."""
-    target = config.strategy.aggregation._target_
-    everybody = accepted(
-        load(target, "strategy.aggregation"),
-        fraction_train=1.0,
-        fraction_evaluate=0.0,
-        min_train_nodes=1,
-        min_available_nodes=1,
-    )
-    strategy = instantiate(config.strategy.aggregation, **everybody)
-    if not isinstance(strategy, Strategy):
-        kind = type(strategy).__name__
-        raise ScenarioError(
-            f"strategy.aggregation._target_={target} makes no flwr.serverapp.strategy.Strategy, "
-            f"but a {kind}."
-        )
-    return strategy
+def trainer_of(config: ScenarioConfig, defenses: Sequence[Defense]) -> Strategy:
+    """Build what makes new weights of the clients' replies, whichever they are.
+
+    Parameters
+    ----------
+    config : ScenarioConfig
+        Read are `strategy`, `clients` and `seed`.
+    defenses : sequence of Defense
+        Those with a part on the server wrap the strategy that aggregates.
+
+    Raises
+    ------
+    ValueError
+        If the strategy cannot be built, or a defence refuses it.
+    """
+    clients = config.clients
+    strategy = aggregation_of(config)
+    members = Cohort(clients.count, clients.per_round, str(clients.reply), config.seed)
+    noisy = any(isinstance(one, PRIVATE) for one in layers(strategy))
+    for defense in defenses:
+        strategy = defense.on_server(strategy, members)
+    if noisy:
+        strategy = SeededNoise(strategy, config.seed)
+    return FedSGD(strategy, clients.lr) if clients.reply == "gradient" else strategy
 
 
 def build_strategy(
@@ -106,8 +123,6 @@ def build_strategy(
         If a strategy, attack or defence refuses its settings, the model, or the clients' replies.
     """
     clients = config.clients
-    strategy = aggregation_of(config)
-    members = Cohort(clients.count, clients.per_round, str(clients.reply), config.seed)
     defenses = build_defenses(config.defense)
     if len(standing(defenses)) < len(defenses):
         log.warning(
@@ -116,12 +131,24 @@ def build_strategy(
         )
     for defense in defenses:
         defense.check(model, str(clients.reply))
-        strategy = defense.on_server(strategy, members)
     names = None
     if clients.reply == "gradient":
-        strategy = FedSGD(strategy, clients.lr)
         names = [name for name, p in model.named_parameters() if p.requires_grad]
-    strategy = DropInvalidUpdates(strategy, names)
+    with quietly():
+        aggregation = aggregation_of(config)
+    check_aggregation(aggregation, config, model)
+    told = rehearse(
+        lambda: trainer_of(config, defenses),
+        name_of(aggregation),
+        model,
+        clients.per_round,
+        clients.lr,
+        metrics_of(defenses, client=0, examples=clients.batch_size, loss=1.0),
+        gradients=clients.reply == "gradient",
+        sum_only=sees_the_sum_only(config),
+    )
+    check_proximal(told, config)
+    strategy = DropInvalidUpdates(trainer_of(config, defenses), names)
     cohort = SeededCohort(strategy, clients.per_round, config.seed)
     if config.strategy.adversary is None or config.attack.method is None:
         return cohort
@@ -131,7 +158,7 @@ def build_strategy(
         attack=instantiate(config.attack.method),
         model_fn=lambda: model_of(config, federation),
         reply=str(clients.reply),
-        lr=clients.lr,
+        lr=None,  # what each client is told
         local_steps=clients.local_steps,
         momentum=clients.momentum,
         optimizer=str(clients.optimizer),

@@ -18,6 +18,7 @@ from attacks.base import Attack, Knowledge, LocalWork, Loss, NotApplicable, Reco
 from strategies.cohort import PARTITION_KEY
 from strategies.limits import Stopped, TimedOut, untouched_randomness, with_timeout
 from strategies.seeds import Use, generator_for
+from strategies.told import as_told, told
 from strategies.update import InvalidUpdate, ReplyKind, UpdateRule, arrays_of, tensor
 from strategies.view import ServerView
 from strategies.wrapper import StrategyWrapper
@@ -61,10 +62,10 @@ class Observation:
 
 @dataclass
 class _Round:
-    """What was sent to whom in the round under way."""
+    """What was sent to which node, and what it was told, in the round under way."""
 
     sent: dict[int, ArrayRecord] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
+    told: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 class HonestButCurious(StrategyWrapper):
@@ -81,7 +82,8 @@ class HonestButCurious(StrategyWrapper):
     reply : "weights" or "gradient", default "weights"
         What the clients return.
     lr : float, optional
-        The clients' learning rate; by default the entry "lr" of the training configuration sent.
+        The clients' learning rate; by default the entry "lr" of what each of them was sent, or of
+        the training configuration where the strategy does not pass it on.
     local_steps : int, default 1
         Optimiser steps behind each reply.
     momentum : float, default 0.0
@@ -173,9 +175,10 @@ class HonestButCurious(StrategyWrapper):
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._round = _Round(
             sent={message.metadata.dst_node_id: arrays_of(message) for message in messages},
-            config=dict(config),
+            told={m.metadata.dst_node_id: {**config, **told(m.content)} for m in messages},
         )
-        self._learning_rate()  # refuse to go on without one before any client has worked
+        for node in self._round.told:
+            self._work_of(node)  # refuse to go on without a learning rate before any client worked
         return messages
 
     def aggregate_train(
@@ -222,10 +225,10 @@ class HonestButCurious(StrategyWrapper):
             return Observation(server_round, client, "client_failed", "No reply in time.")
         if reply.has_error():
             return Observation(server_round, client, "client_failed", _one_line(reply.error.reason))
-        sent = self._round.sent[reply.metadata.src_node_id]
-        model = self._sent_model(sent)
+        node = reply.metadata.src_node_id
+        model = self._sent_model(self._round.sent[node])
         try:
-            view = self._view(model, sent, arrays_of(reply))
+            view = self._view(model, node, arrays_of(reply))
         except InvalidUpdate as error:
             return Observation(server_round, client, "invalid_update", str(error))
         knows = self._granted(server_round, client, model)
@@ -241,30 +244,31 @@ class HonestButCurious(StrategyWrapper):
         model.load_state_dict({name: tensor(sent, name) for name in sent})
         return model.to(self.device)
 
-    def _view(self, model: nn.Module, sent: ArrayRecord, returned: ArrayRecord) -> ServerView:
-        """Return what an update says to somebody who knows what had been sent, and no more."""
-        rule = UpdateRule(self.reply, self._learning_rate(), self.local_steps)
+    def _view(self, model: nn.Module, node: int, returned: ArrayRecord) -> ServerView:
+        """Return what an update says to somebody who knows what that node had been sent."""
+        work = self._work_of(node)
+        rule = UpdateRule(self.reply, work.lr, self.local_steps)
         names = [name for name, p in model.named_parameters() if p.requires_grad]
-        gradient = rule.gradient(returned, sent, names)
+        gradient = rule.gradient(returned, self._round.sent[node], names)
         return ServerView(
             model=model,
             gradient={name: value.to(self.device) for name, value in gradient.items()},
             input_shape=self.input_shape,
             loss=self.loss,
             knows=Knowledge(),
-            local=LocalWork(self.local_steps, self._learning_rate(), self.momentum, self.optimizer),
+            local=work,
         )
 
-    def _learning_rate(self) -> float | None:
-        if self.lr is not None or self.reply == "gradient":
-            return self.lr
-        sent = self._round.config.get("lr")
-        if sent is None:
+    def _work_of(self, node: int) -> LocalWork:
+        """Return the local work behind a node's reply, after what it was told."""
+        planned = LocalWork(self.local_steps, self.lr, self.momentum, self.optimizer)
+        work = as_told(planned, self._round.told[node])
+        if work.lr is None and self.reply == "weights":
             raise ValueError(
                 "Weights need the clients' learning rate to become a gradient: pass lr=, or send "
                 "it as 'lr' in train_config."
             )
-        return float(sent)
+        return work
 
     def _attack(self, server_round: int, client: int, view: ServerView) -> Observation:
         generator = generator_for(Use.ATTACK, self.seed, server_round, client)

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from strategies.told import LEARNING_RATE, told
 from strategies.wrapper import StrategyWrapper
 
 
@@ -26,7 +27,8 @@ class FedSGD(StrategyWrapper):
     strategy : flwr.serverapp.strategy.Strategy
         Aggregates weights.
     lr : float
-        Learning rate of the step, positive.
+        Learning rate of the step, positive, wherever the strategy does not tell the client another
+        one ("lr").
 
     Raises
     ------
@@ -40,13 +42,19 @@ class FedSGD(StrategyWrapper):
             raise ValueError(f"lr={lr!r} must be positive.")
         self.lr = lr
         self._weights = ArrayRecord()
+        self._rates: dict[int, float] = {}  # by node, in the round under way
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Remember the global weights."""
+        """Remember the global weights, and the learning rates sent."""
         self._weights = arrays
-        return super().configure_train(server_round, arrays, config, grid)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._rates = {
+            message.metadata.dst_node_id: float(told(message.content).get(LEARNING_RATE, self.lr))
+            for message in messages
+        }
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -67,22 +75,22 @@ class FedSGD(StrategyWrapper):
 
     def _stepped(self, reply: Message) -> Message:
         """Return a copy of a reply that holds weights."""
-        stepped = copy(reply)
+        stepped, lr = copy(reply), self._rates[reply.metadata.src_node_id]
         stepped.content = RecordDict(
             {
-                name: self._step(record) if isinstance(record, ArrayRecord) else record
+                name: self._step(record, lr) if isinstance(record, ArrayRecord) else record
                 for name, record in reply.content.items()
             }
         )
         return stepped
 
-    def _step(self, gradient: ArrayRecord) -> ArrayRecord:
+    def _step(self, gradient: ArrayRecord, lr: float) -> ArrayRecord:
         """Return ``w - lr g`` in float64, in the order of the weights."""
         weights = ArrayRecord()
         for name, array in self._weights.items():
             value = array.numpy().astype(np.float64)
             if name in gradient:
-                value = value - self.lr * gradient[name].numpy().astype(np.float64)
+                value = value - lr * gradient[name].numpy().astype(np.float64)
             weights[name] = Array(np.asarray(value, order="C"))
         return weights
 

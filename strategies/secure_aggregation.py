@@ -51,11 +51,13 @@ class SecureAggregation(HonestButCurious):
         if not answers:
             return replace(nobody, status="client_failed", message="No client answered.")
         received = [reply for _, reply in answers]
-        sent = self._round.sent[received[0].metadata.src_node_id]
+        node = received[0].metadata.src_node_id
+        sent = self._round.sent[node]
         model = self._sent_model(sent)
         try:
+            self._refuse_unlike_work(received)
             total = weighted_mean(received, sent, self._expected(sent))
-            view = self._view(model, sent, total)
+            view = self._view(model, node, total)
         except InvalidUpdate as error:
             return replace(nobody, status="invalid_update", message=str(error))
         knows = pooled([self._granted(server_round, client, model) for client in members])
@@ -65,6 +67,15 @@ class SecureAggregation(HonestButCurious):
             told = f"{missing} of {len(asked)} clients did not answer."
             observation = replace(observation, message=f"{observation.message} {told}".strip())
         return observation
+
+    def _refuse_unlike_work(self, received: list[Message]) -> None:
+        """Raise `InvalidUpdate` if clients were told to work differently."""
+        works = [self._work_of(reply.metadata.src_node_id) for reply in received]
+        if unlike := [work for work in works if work != works[0]]:
+            raise InvalidUpdate(
+                "The sum of the updates is no gradient, since the clients were told to work "
+                f"differently: {works[0]} and {unlike[0]}."
+            )
 
     def _expected(self, sent: ArrayRecord) -> list[str]:
         """Return the names every reply has to hold for the sum to be possible."""
