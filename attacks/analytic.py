@@ -12,12 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction, in_layers
 from attacks.batch_size import batch_size_of
 from attacks.labels import inferred_labels
 from attacks.linear import LinearCall, bias_gradients, linear_calls
-from attacks.reading.inputs import resolve_input_shape
+from attacks.reading.inputs import drawing, resolve_input_shape
+from attacks.reading.losses import parallel_errors
 from attacks.reading.private import private_copy
+from attacks.reading.recording import record
+from attacks.reading.refusals import unread_layer
 
 ALIKE = 1e-3
 """Relative distance below which two units' quotients count as the same image."""
@@ -38,6 +41,7 @@ class AnalyticAttack(Attack):
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
+        problem = in_layers(problem)
         shape = resolve_input_shape(problem.model, problem.input_shape)
         calls = linear_calls(problem.model, shape)
         layer = input_layer(problem, calls)
@@ -49,7 +53,7 @@ class AnalyticAttack(Attack):
         else:
             inputs, residual, support = quotients(dW.double(), db.double(), size)
         x = inputs.reshape(-1, *shape)
-        proved = size == 1 == estimate and single_sample(problem, layer, x)
+        proved = size == 1 and single_sample(problem, layer, x)
         labels = None
         if size == 1 and problem.loss == "cross_entropy" and any(c.at_output for c in calls):
             labels = inferred_labels(problem, calls, 1)
@@ -84,7 +88,7 @@ def input_layer(problem: Problem, calls: list[LinearCall]) -> LinearCall:
     """
     layer = next((c for c in calls if c.at_input), None)
     if layer is None:
-        raise NotApplicable(_no_input_layer(calls))
+        raise NotApplicable(_no_input_layer(problem, calls))
     if layer.weight not in problem.gradient or layer.bias not in problem.gradient:
         raise NotApplicable(
             f"The attack divides by the gradient of {layer.bias!r}, which is not there."
@@ -120,7 +124,7 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
     Behind units of equal slopes the columns of a whole batch are parallel as soon as its errors
     are: for one output, and for two under cross entropy. The quotient is a weighted mean then.
     Under cross entropy one of the classes has to explain how large dL/db is, which a mean does not;
-    under squared loss with one output any size can be explained, and nothing is proved.
+    under any other loss with one output any size can be explained, and nothing is proved.
 
     Parameters
     ----------
@@ -138,9 +142,10 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
     if not len(inputs):
         return False
     db = problem.gradient[layer.bias].double()
-    if problem.loss == "mse":
+    if problem.loss != "cross_entropy":
         with torch.no_grad():
-            return private_copy(problem.model).eval()(inputs.to(layer.module.weight)).numel() > 1
+            output = private_copy(problem.model).eval()(inputs.to(layer.module.weight))
+        return not parallel_errors(problem.loss, output.numel())
     expected = bias_gradients(problem.model, layer.name, inputs[:1])[0]
     return bool(((expected - db).norm(dim=1) < EXACT * db.norm()).any())
 
@@ -180,9 +185,12 @@ def quotients(dW: Tensor, db: Tensor, size: int) -> tuple[Tensor, Tensor, list[i
     return candidates[chosen], apart[chosen].min(1).values, support[chosen].tolist()
 
 
-def _no_input_layer(calls: list[LinearCall]) -> str:
+def _no_input_layer(problem: Problem, calls: list[LinearCall]) -> str:
     """Why no linear layer counts as seeing the input, in one sentence."""
     for call in calls:
         if call.reason is not None:
             return f"What {call.name!r} is handed is not surely the model's input: {call.reason}."
-    return "The model does not begin with a linear layer: none is handed the input itself."
+    private = private_copy(problem.model).eval()
+    shape = resolve_input_shape(private, problem.input_shape)
+    found = unread_layer(record(private, drawing(private, shape)))
+    return found or "The model does not begin with a linear layer: none is handed the input itself."

@@ -12,15 +12,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attacks.errors import Interrupted, NotApplicable
 from attacks.reading.handover import label_tensor, named_gradient, ordered_range, whole_number
-from attacks.reading.inputs import checked_shape
+from attacks.reading.inputs import checked_shape, drawing, resolve_input_shape
+from attacks.reading.losses import Loss, checked_loss, understood
+from attacks.reading.modular import modular
 from attacks.reading.private import private_copy
+from attacks.reading.randomness import kept_randomness
 
 __all__ = [
     "Attack",
@@ -31,10 +34,9 @@ __all__ = [
     "NotApplicable",
     "Problem",
     "Reconstruction",
+    "in_layers",
     "validate_gradient",
 ]
-
-Loss = Literal["cross_entropy", "mse"]
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,9 @@ class Problem:
         Gradient of the mean loss over the batch; the names and shapes of ``named_parameters``.
     input_shape : tuple of int, optional
         Shape of one input, without the batch dimension.
-    loss : "cross_entropy" or "mse"
-        Mean-reduced over the batch (and over the outputs for "mse").
+    loss : "cross_entropy", "mse", "bce_with_logits" or callable
+        Mean-reduced over the batch (and over the outputs for all but cross entropy); a function of
+        output and target that is none of the named ones is taken as it is.
     knows : Knowledge
         What the threat model grants.
     generator : torch.Generator
@@ -186,6 +189,10 @@ class Reconstruction:
         Diagnostics of the attack, plain numbers and strings.
     features : Tensor of shape (n, F), optional
         What an inner layer saw of each input, where the attack reads that first.
+    features_certified : bool Tensor of shape (n,), optional
+        Whether an equation that only true features satisfy holds for these. An input may be none
+        of the batch's all the same: what stands before the layer may draw at random, or look at
+        other samples.
     """
 
     inputs: Tensor
@@ -196,10 +203,11 @@ class Reconstruction:
     seconds: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
     features: Tensor | None = None
+    features_certified: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.inputs)
-        for name in ("labels", "certified", "residual", "features"):
+        for name in ("labels", "certified", "residual", "features", "features_certified"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"Reconstruction.{name} has {len(value)} entries for {n} inputs.")
@@ -208,6 +216,34 @@ class Reconstruction:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+
+def in_layers(problem: Problem, unsteady: bool = False) -> Problem:
+    """The same problem with a linear layer wherever the model multiplies by weights of its own.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of any model.
+    unsteady : bool, default False
+        Whether a model that treats its input in another way in training mode is rewritten as well.
+
+    Returns
+    -------
+    Problem
+        `problem` itself if its model is written in layers.
+
+    Raises
+    ------
+    NotApplicable
+        If the input shape is not known, or the model does not take it.
+    """
+    shape = resolve_input_shape(problem.model, problem.input_shape)
+    draw = drawing(problem.model, shape)
+    model, gradient = modular(problem.model, problem.gradient, draw, unsteady)
+    if model is problem.model:
+        return problem
+    return replace(problem, model=model, gradient=gradient, input_shape=shape)
 
 
 class Attack(ABC):
@@ -240,8 +276,9 @@ class Attack(ABC):
             what else is understood.
         input_shape : tuple of int, optional
             Shape of one input; by default whatever the attack can tell from the model.
-        loss : "cross_entropy" or "mse", default "cross_entropy"
-            The clients' loss, mean-reduced.
+        loss : str or callable, default "cross_entropy"
+            The clients' loss, mean-reduced: "cross_entropy", "mse", "bce_with_logits", "nll", or a
+            function of output and target that returns a scalar.
         knows : Knowledge, or mapping from its fields' names, optional
             What the threat model grants; by default nothing.
         generator : torch.Generator, optional
@@ -266,20 +303,24 @@ class Attack(ABC):
         TypeError
             If `reconstruct` does not return what it has to.
         """
-        if loss not in get_args(Loss):
-            raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(Loss))}.")
+        checked_loss(loss)
+        shape = checked_shape(input_shape)
         private = private_copy(model)
+        named = named_gradient(private, gradient)
+        for name, parameter in private.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name in named)
         problem = Problem(
             model=private,
-            gradient=named_gradient(private, gradient),
-            input_shape=checked_shape(input_shape),
-            loss=loss,
+            gradient=named,
+            input_shape=shape,
+            loss=understood(loss, private, shape),
             knows=Knowledge.of(knows),
             generator=_on_cpu(generator or torch.Generator().manual_seed(0)),
             local=local or LocalWork(),
         )
         start = time.perf_counter()
-        found = self.reconstruct(problem)
+        with kept_randomness():
+            found = self.reconstruct(problem)
         if not isinstance(found, Reconstruction):
             kind = type(found).__name__
             raise TypeError(

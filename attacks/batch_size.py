@@ -118,7 +118,7 @@ def rank_above_rounding(singular: Tensor, roundoff: float) -> int:
 
 
 def batch_size_of(problem: Problem, calls: list[LinearCall]) -> tuple[int, int | None]:
-    """The batch size to work with, and its estimate from the gradient alone.
+    """The batch size to work with, and its estimate from the gradient alone if one is needed.
 
     Parameters
     ----------
@@ -132,18 +132,19 @@ def batch_size_of(problem: Problem, calls: list[LinearCall]) -> tuple[int, int |
     size : int
         As granted, otherwise the estimate.
     estimate : int or None
-        None if the gradient does not show it.
+        None if the size is granted: what is granted is believed, not estimated.
 
     Raises
     ------
     NotApplicable
         If it is neither granted nor readable.
     """
-    estimate = estimate_batch_size(problem.gradient, calls, problem.loss == "cross_entropy")
     granted = problem.knows.batch_size
     if granted is None and problem.knows.labels is not None:
         granted = len(problem.knows.labels)
-    size = granted if granted is not None else estimate
-    if size is None:
+    if granted is not None:
+        return granted, None
+    estimate = estimate_batch_size(problem.gradient, calls, problem.loss == "cross_entropy")
+    if estimate is None:
         raise NotApplicable(NO_BATCH_SIZE)
-    return size, estimate
+    return estimate, estimate

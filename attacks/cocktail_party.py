@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from attacks.analytic import input_layer
-from attacks.base import Attack, Problem, Reconstruction
+from attacks.base import Attack, Problem, Reconstruction, in_layers
 from attacks.batch_size import batch_size_of
 from attacks.linear import linear_calls
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import total_variation
 from attacks.reading.inputs import resolve_input_shape
+from attacks.settings import count, positive, weight
 
 
 class CocktailPartyAttack(Attack):
@@ -42,13 +43,14 @@ class CocktailPartyAttack(Attack):
     def __init__(
         self, iterations: int = 2000, tv: float = 3.0, alike: float = 0.1, lr: float = 0.01
     ) -> None:
-        self.iterations = iterations
-        self.tv = tv
-        self.alike = alike
-        self.lr = lr
+        self.iterations = count("iterations", iterations)
+        self.tv = weight("tv", tv)
+        self.alike = weight("alike", alike)
+        self.lr = positive("lr", lr)
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
+        problem = in_layers(problem)
         shape = resolve_input_shape(problem.model, problem.input_shape)
         calls = linear_calls(problem.model, shape)
         layer = input_layer(problem, calls)

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction, in_layers
 from attacks.linear import bias_gradients
+from attacks.settings import weight
 from attacks.tensor.layers import LinearPair, input_pair
 
 ALIKE = 1e-6
@@ -43,11 +44,12 @@ class ImprintAttack(Attack):
     """
 
     def __init__(self, faintest: float = 1e-4, tolerance: float = 1e-3) -> None:
-        self.faintest = faintest
-        self.tolerance = tolerance
+        self.faintest = weight("faintest", faintest)
+        self.tolerance = weight("tolerance", tolerance)
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
+        problem = in_layers(problem)
         pair = imprinted_pair(problem)
         layer = problem.model.get_submodule(pair.hidden)
         assert isinstance(layer, nn.Linear)

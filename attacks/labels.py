@@ -9,16 +9,19 @@ restoration via gradients in federated learning"; which features and how is our 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import NotApplicable, Problem, validate_gradient
+from attacks.base import NotApplicable, Problem
 from attacks.batch_size import NO_BATCH_SIZE, estimate_batch_size
 from attacks.linear import LinearCall, linear_calls
-from attacks.reading.inputs import resolve_input_shape
+from attacks.reading.handover import named_gradient, whole_number
+from attacks.reading.inputs import checked_shape, resolve_input_shape
+from attacks.reading.private import private_copy
 
 ROUNDS = 10
 """Most alternations between counts and features; they settle after two or three."""
@@ -40,7 +43,7 @@ class LabelEstimate:
     shares : Tensor of shape (C,)
         n_c / B before rounding.
     batch_size : int, optional
-        Estimate from the gradient alone.
+        Estimate from the gradient alone; None if the size was granted.
     """
 
     labels: Tensor
@@ -51,7 +54,7 @@ class LabelEstimate:
 
 def infer_labels(
     model: nn.Module,
-    gradient: Mapping[str, Tensor],
+    gradient: Mapping[str, Any] | Iterable[Any],
     *,
     batch_size: int | None = None,
     input_shape: tuple[int, ...] | None = None,
@@ -62,8 +65,8 @@ def infer_labels(
     ----------
     model : nn.Module
         Holds the parameters the server sent; its output is a linear layer's.
-    gradient : mapping from parameter name to Tensor
-        Of the mean cross entropy.
+    gradient : mapping from parameter name to Tensor, or iterable of Tensor
+        Of the mean cross entropy; as for `Attack.run`.
     batch_size : int, optional
         If the threat model grants it; otherwise the rank of the linear layers' gradients.
     input_shape : tuple of int, optional
@@ -81,15 +84,15 @@ def infer_labels(
     ValueError
         If the gradient does not fit the model, or `batch_size` is not positive.
     """
-    gradient = validate_gradient(model, gradient)
-    shape = resolve_input_shape(model, input_shape)
-    calls = linear_calls(model, shape)
-    estimate = estimate_batch_size(gradient, calls, classifier=True)
-    size = batch_size if batch_size is not None else estimate
+    private = private_copy(model)
+    gradient = named_gradient(private, gradient)
+    calls = linear_calls(private, resolve_input_shape(private, checked_shape(input_shape)))
+    estimate = None
+    if batch_size is None:
+        estimate = estimate_batch_size(gradient, calls, classifier=True)
+    size = estimate if batch_size is None else whole_number("batch_size", batch_size)
     if size is None:
         raise NotApplicable(NO_BATCH_SIZE)
-    if size < 1:
-        raise ValueError(f"batch_size={size} is not positive.")
     counts, shares = _counts(gradient, calls, size)
     return LabelEstimate(_listed(counts), counts, shares, estimate)
 
@@ -155,7 +158,14 @@ def class_shares(
     shares : Tensor of shape (C,)
     present : bool Tensor of shape (C,)
         Where dL/db_c < 0, which a class that is not in the batch cannot cause.
+
+    Raises
+    ------
+    NotApplicable
+        If the gradient of the layer's weight is not there.
     """
+    if layer.weight not in gradient:
+        raise NotApplicable(f"The gradient of {layer.weight!r} is needed and not there.")
     dA = gradient[layer.weight].double()
     A = layer.module.weight.detach().double()
     b = (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.base import NotApplicable, Problem, Reconstruction
+from attacks.base import NotApplicable, Problem, Reconstruction, in_layers
 from attacks.tensor.assembly import assemble
 from attacks.tensor.attack import explained, hopeless, layer_gradient, nothing, readable_pair
 from attacks.tensor.layers import LinearPair
@@ -81,6 +81,7 @@ def read_gated(problem: Problem) -> Gated:
         If the model does not begin with Linear - activation - Linear, the activation has no flat
         part, or the first layer has no bias.
     """
+    problem = in_layers(problem)
     pair = readable_pair(problem)
     slopes = pair.activation.slopes
     if not bool((slopes == 0).any()):

@@ -46,8 +46,11 @@ class AttackRow:
         True samples matched with relative error at most `EXACT`.
     certified : int
         Reconstructions the attack vouches for.
+    features_certified : int
+        Inner layers' inputs the attack vouches for, where these need not be functions of one
+        sample: then what it returns as the samples are estimates.
     false_certificates : int
-        Those among them that are no true sample (relative error above `EXACT`, or unmatched).
+        Certified reconstructions that are no true sample (relative error above `EXACT`, or unmatched).
     label_accuracy : float or None
         Share of the true samples whose match carries the right label; None without labels.
     client : int
@@ -70,6 +73,7 @@ class AttackRow:
     estimated_batch_size: int | None = None
     recovered: int = 0
     certified: int = 0
+    features_certified: int = 0
     false_certificates: int = 0
     label_accuracy: float | None = None
     psnr: list[float | None] = field(default_factory=list)

@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction, in_layers
 from attacks.features.descent import descend
 from attacks.features.diagnosis import response, spoken
 from attacks.features.front import Front, tail_of
 from attacks.features.images import Descents, Images, count_kinks, search
 from attacks.features.joint import Joint, joint_equations, solve_jointly
-from attacks.features.judging import assemble
+from attacks.features.judging import as_the_layer_saw, assemble
 from attacks.features.mixing import read_together
 from attacks.features.newton import Solved, Span, polish
 from attacks.features.objective import FeatureMatch
 from attacks.features.reading import Features, read_features, row_space
 from attacks.features.tokens import invert_tokens
-from attacks.reading.inputs import resolve_input_shape
+from attacks.reading.conduct import conduct
+from attacks.reading.inputs import drawing, resolve_input_shape
+from attacks.settings import count, listed, number, positive, weight
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import LinearPair, find_linear_pairs
 
@@ -74,24 +76,45 @@ class FeatureInversion(Attack):
         candidates: int = 96,
         patience: int = 10,
     ) -> None:
-        self.iterations = iterations
-        self.stage = stage
-        self.widths = widths
-        self.levels = levels
-        self.tv = tv
-        self.rounds = rounds
-        self.joint_steps = joint_steps
-        self.candidates = candidates
-        self.patience = patience
+        self.iterations = count("iterations", iterations)
+        self.stage = count("stage", stage)
+        self.widths = tuple(positive("widths", width) for width in listed("widths", widths))
+        self.levels = tuple(number("levels", level) for level in listed("levels", levels))
+        self.tv = weight("tv", tv)
+        self.rounds = count("rounds", rounds)
+        self.joint_steps = count("joint_steps", joint_steps, least=0)
+        self.candidates = count("candidates", candidates)
+        self.patience = count("patience", patience)
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
+        problem = in_layers(problem)
         exact = TensorAttack(self.candidates, self.patience)
         pairs = find_linear_pairs(problem.model, problem.input_shape)
         if any(pair.at_input for pair in pairs):
             return exact.reconstruct(problem)
         shape = resolve_input_shape(problem.model, problem.input_shape)
-        pair, per_image = readable_pair(problem, pairs, shape)
+        draw = drawing(problem.model, shape)
+        reasons = [conduct(problem.model, pair.hidden, draw).reason for pair in pairs]
+        rewritten = in_layers(problem, unsteady=True)
+        if rewritten is not problem:
+            pairs = find_linear_pairs(rewritten.model, problem.input_shape)
+        pair, per_image = readable_pair(rewritten, pairs, shape)
+        reason = reasons[pairs.index(pair)]
+        if reason is not None:
+            refuse_company(rewritten, pair, shape, reason)
+        found = self._read(rewritten, pair, per_image, shape, exact)
+        return found if reason is None else as_the_layer_saw(found, pair.hidden, reason)
+
+    def _read(
+        self,
+        problem: Problem,
+        pair: LinearPair,
+        per_image: bool,
+        shape: tuple[int, ...],
+        exact: TensorAttack,
+    ) -> Reconstruction:
+        """Features and images, as if the front were a function of one image."""
         empty = problem.gradient[f"{pair.hidden}.weight"].new_zeros(0, *shape)
         try:
             if not per_image:
@@ -180,6 +203,36 @@ class FeatureInversion(Attack):
         return assemble(problem, shape, features, rows, match, images, solved, info)
 
 
+def refuse_company(problem: Problem, pair: LinearPair, shape: tuple[int, ...], reason: str) -> None:
+    """Refuse a front that takes no single image.
+
+    Parameters
+    ----------
+    problem : Problem
+        Holds the model.
+    pair : LinearPair
+        Behind the front.
+    shape : tuple of int
+        Of one image.
+    reason : str
+        Why what the pair sees is no function of one image.
+
+    Raises
+    ------
+    NotApplicable
+        With the reason.
+    """
+    try:
+        with torch.no_grad():
+            Front(problem.model, pair.hidden, torch.float64)(
+                drawing(problem.model, shape)(1).double()
+            )
+    except Exception as error:  # the module's own code may raise anything
+        raise NotApplicable(
+            f"No image can be made of what {pair.hidden!r} sees: {reason}."
+        ) from error
+
+
 def contrast(features: Tensor) -> float:
     """Share of the features' square that is not their mean: what there is to see in them."""
     return float(features.var() / features.square().mean().clamp_min(1e-300))
@@ -223,9 +276,9 @@ def readable_pair(
         if seen.dim() in (2, 3) and len(seen) == 2 and observed and curved:
             return pair, seen.dim() == 2
     raise NotApplicable(
-        "The model has no Linear - elementwise activation - Linear that sees one vector per image "
-        "or its tokens, so no features can be read exactly; a head with a hidden layer has one "
-        "(model.depth=2)."
+        "The model has no Linear - elementwise activation - Linear, its parameters used once, that "
+        "sees one vector per image or its tokens, so no features can be read exactly; a head with "
+        "a hidden layer has one (model.depth=2)."
     )
 
 

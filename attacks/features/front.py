@@ -55,14 +55,14 @@ class Front:
 
         Raises
         ------
-        ValueError
-            If the model does not come by the layer.
+        NotApplicable
+            If the model does not call the layer.
         """
         try:
             torch.func.functional_call(self.model, dict(parameters or {}), (x,))
         except _Reached as reached:
             return reached.value
-        raise ValueError(f"The model does not use its layer {self.layer!r}.")
+        raise NotApplicable(f"The model does not call its layer {self.layer!r}.")
 
     def to(self, dtype: torch.dtype) -> Front:
         """The same front in another precision."""

@@ -6,7 +6,7 @@ what is not certified is returned as well, with one sentence on what stood in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -127,6 +127,38 @@ def assemble(
         batch_size=features.batch_size,
         info=info,
         features=values[tried].to(dtype),
+        features_certified=(features.certified | judged.certified)[tried],
+    )
+
+
+def as_the_layer_saw(found: Reconstruction, layer: str, reason: str) -> Reconstruction:
+    """A reconstruction whose images are estimates, since a layer need not have seen the images.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        As if the front were a function of one image.
+    layer : str
+        The layer whose input was read.
+    reason : str
+        Why the front is none.
+
+    Returns
+    -------
+    Reconstruction
+        The same images without their certificates; the features keep theirs, but for those that
+        rest on an image's.
+    """
+    told = (
+        f"Exact is what {layer!r} saw, not the image: {reason}. The images are estimates, made as "
+        "if the model ran in evaluation mode."
+    )
+    if found.info.get("interrupted"):
+        told += f" {found.info['reason']}"
+    return replace(
+        found,
+        certified=torch.zeros_like(found.certified),
+        info=found.info | {"reason": told},
     )
 
 

@@ -18,11 +18,14 @@ from attacks.labels import inferred_labels
 from attacks.linear import LinearCall, linear_calls
 from attacks.matching.client import Client, private_model
 from attacks.matching.core import Best, Match, Start, descend
+from attacks.matching.derivatives import check_derivatives, undifferentiable
 from attacks.matching.kernels import count_products, suited_kernels
 from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
-from attacks.reading.inputs import resolve_input_shape
+from attacks.matching.quiet import quieten
+from attacks.reading.inputs import random_inputs, resolve_input_shape
+from attacks.reading.randomness import kept_randomness
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class Setting:
             return Start([inputs], self.labels)
         return Start([inputs], self.randn(len(inputs), self.outputs), free_labels=True)
 
+    @property
+    def any_labels(self) -> Tensor:
+        """The labels, or some where they are not known."""
+        if self.labels is not None:
+            return self.labels
+        return self.target[0].new_zeros(self.shape[0], self.outputs)
+
     def clamp(self, inputs: Tensor) -> Tensor:
         """Inputs within the granted range, if one is granted."""
         return inputs if self.bounds is None else inputs.clamp(*self.bounds)
@@ -113,16 +123,29 @@ class MatchingAttack(Attack):
         """
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
-        """Reconstruct the batch; see `Attack.run`."""
+        """Reconstruct the batch; see `Attack.run`.
+
+        Raises
+        ------
+        NotApplicable
+            If input shape or batch size are neither granted nor readable, or a layer or the loss
+            cannot be differentiated twice.
+        """
         setting = self.prepare(problem)
         best = Best()
+        seed = problem.generator.initial_seed()  # of a model that draws in any mode
         started = time.perf_counter()
         info: dict[str, Any] = {"interrupted": False}
         try:
-            with suited_kernels(setting.products):
+            with suited_kernels(setting.products), kept_randomness(seed):
+                check_derivatives(setting.client, setting.shape, setting.any_labels)
                 info |= self.search(setting, best)
         except KeyboardInterrupt:
             info["interrupted"] = True
+        except RuntimeError as error:
+            if reason := undifferentiable(setting.client, setting.shape, setting.any_labels):
+                raise NotApplicable(reason) from error
+            raise
         seconds = time.perf_counter() - started
         info |= {
             "objective": best.value,
@@ -130,6 +153,8 @@ class MatchingAttack(Attack):
             "seconds_per_evaluation": seconds / max(best.evaluations, 1),
             "labels": _origin(problem, setting),
         }
+        if best.undefined:
+            info |= {"undefined": best.undefined, "reason": best.complaint}
         return _result(setting, best, info)
 
     def prepare(self, problem: Problem) -> Setting:
@@ -145,6 +170,7 @@ class MatchingAttack(Attack):
         size, estimate = batch_size_of(problem, calls)
         dtype = self.precision or next(iter(problem.gradient.values())).dtype
         model = private_model(problem.model, dtype)
+        quieten(model, random_inputs(model, shape, size))
         client = Client(
             model, tuple(problem.gradient), problem.loss, self.local_steps, self.local_lr
         )
@@ -168,8 +194,14 @@ class MatchingAttack(Attack):
         granted = problem.knows.labels
         if granted is not None:
             granted = granted.to(like.device)
-            return granted if problem.loss == "cross_entropy" else granted.to(like)
-        if problem.loss == "mse" or not self.infers_labels:
+            targets = problem.loss in ("mse", "bce_with_logits")
+            return granted.to(like) if targets else granted
+        if not isinstance(problem.loss, str):
+            raise NotApplicable(
+                "Under a loss of the clients' own, labels are neither read nor optimised: grant "
+                "them with attack.knows=[labels]."
+            )
+        if problem.loss != "cross_entropy" or not self.infers_labels:
             return None
         try:
             return inferred_labels(problem, calls, size).to(like.device)

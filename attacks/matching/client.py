@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Loss
+from attacks.reading.losses import Loss, mean_loss
+from attacks.reading.private import private_copy
+from attacks.reading.twice import differentiable_twice, twice_differentiable
 
 
 def private_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Deep copy in the mode the server sent it in, without dropout's randomness.
+    """Private copy in the mode the server sent it in, without dropout's randomness.
 
-    In-place activations become out-of-place ones, which a second derivative needs.
+    It can be differentiated twice, as far as `attacks.reading.twice` knows how.
 
     Parameters
     ----------
@@ -27,14 +28,17 @@ def private_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     Returns
     -------
     nn.Module
+
+    Raises
+    ------
+    NotApplicable
+        If the model cannot be copied.
     """
-    private = copy.deepcopy(model).to(dtype)
+    private = private_copy(model).to(dtype)
     for module in private.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return private
+    return twice_differentiable(private)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Client:
         A private copy.
     names : tuple of str
         Parameters whose gradient was observed.
-    loss : "cross_entropy" or "mse"
-        Mean-reduced.
+    loss : str or callable
+        As in `Problem`.
     local_steps : int
         Steps of SGD on the same batch; the gradient is the mean along the path.
     lr : float
@@ -80,6 +84,10 @@ class Client:
         sequence of Tensor
             One for each of `names`, of the parameter's shape.
         """
+        with differentiable_twice():
+            return self._path(inputs, labels)
+
+    def _path(self, inputs: Tensor, labels: Tensor) -> Sequence[Tensor]:
         start = self.parameters
         if self.local_steps == 1:
             return self._one(self.model(inputs), labels, start)
@@ -97,27 +105,3 @@ class Client:
     ) -> Sequence[Tensor]:
         value = mean_loss(output, labels, self.loss)
         return torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
-
-
-def mean_loss(output: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """Mean loss of a batch; class labels may be indices or logits to be optimised.
-
-    Parameters
-    ----------
-    output : Tensor of shape (B, C)
-        Of the model; of any shape for "mse".
-    labels : Tensor of shape (B,) of class indices, or (B, C) of class logits
-        For "mse" targets, as many as outputs.
-    loss : "cross_entropy" or "mse"
-        Mean-reduced.
-
-    Returns
-    -------
-    Tensor of shape ()
-    """
-    if loss == "mse":
-        return (output - labels.reshape(output.shape)).square().mean()
-    if labels.is_floating_point():
-        soft = torch.softmax(labels, 1)
-        return -(soft * torch.log_softmax(output, 1)).sum(1).mean()
-    return nn.functional.cross_entropy(output, labels)

@@ -21,6 +21,7 @@ from attacks.matching.objective import cosine, logarithm
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import Features, ForwardPrior, total_variation
 from attacks.matching.unet import untrained_unet
+from attacks.settings import count, flag, positive, weight
 
 
 class FeatureMatching(MatchingAttack):
@@ -47,6 +48,11 @@ class FeatureMatching(MatchingAttack):
         Step size of Adam on the U-Net's weights.
     local_steps, local_lr : int and float, default 1 and 0.1
         The clients' steps of SGD on one batch, simulated.
+
+    Raises
+    ------
+    ValueError
+        If a number makes no sense; the message names it.
     """
 
     def __init__(
@@ -62,16 +68,16 @@ class FeatureMatching(MatchingAttack):
         local_steps: int = 1,
         local_lr: float = 0.1,
     ) -> None:
-        self.iterations = iterations
-        self.restarts = restarts
-        self.features = features
-        self.tv = tv
-        self.logarithmic = logarithmic
-        self.lr = lr
-        self.image_prior = image_prior
-        self.prior_lr = prior_lr
-        self.local_steps = local_steps
-        self.local_lr = local_lr
+        self.iterations = count("iterations", iterations)
+        self.restarts = count("restarts", restarts)
+        self.features = weight("features", features)
+        self.tv = weight("tv", tv)
+        self.logarithmic = flag("logarithmic", logarithmic)
+        self.lr = positive("lr", lr)
+        self.image_prior = flag("image_prior", image_prior)
+        self.prior_lr = positive("prior_lr", prior_lr)
+        self.local_steps = count("local_steps", local_steps)
+        self.local_lr = positive("local_lr", local_lr)
 
     def search(self, setting: Setting, best: Best) -> dict[str, Any]:
         """Recover features, then descend `restarts` times; see `MatchingAttack.search`.
@@ -136,10 +142,10 @@ def matching_labels(setting: Setting, known: RecoveredFeatures) -> Tensor | None
     size = setting.shape[0]
     read = known.labels[:size]
     if len(read) == size:
-        return read.to(setting.target[0]) if setting.problem.loss == "mse" else read
+        return read.to(setting.target[0]) if read.is_floating_point() else read
     if setting.labels is None:
         return None
-    if setting.problem.loss == "mse":
+    if setting.problem.loss != "cross_entropy":
         if len(read):
             raise NotApplicable(
                 f"Features of {len(read)} of {size} samples were recovered; which targets the "

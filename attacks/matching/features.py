@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attacks.base import Interrupted, NotApplicable, Problem
+from attacks.base import Interrupted, NotApplicable, Problem, in_layers
 from attacks.features.front import tail_of
+from attacks.linear import linear_calls
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import find_linear_pairs
 
@@ -48,19 +49,33 @@ def recover_features(problem: Problem, input_shape: tuple[int, ...]) -> Recovere
     Raises
     ------
     NotApplicable
-        If the model has no Linear - elementwise activation - Linear, or its activation is linear
-        or quadratic.
+        If the model has no Linear - elementwise activation - Linear that sees one vector per
+        sample, or its activation is linear or quadratic.
     Interrupted
         If the tensor attack was: there is no time left to use what it found.
     """
-    pairs = find_linear_pairs(problem.model, input_shape)
+    calls = linear_calls(problem.model, input_shape)
+    single = {call.name for call in calls if call.per_sample}
+    pairs = [p for p in find_linear_pairs(problem.model, input_shape) if p.hidden in single]
     if not pairs:
-        raise NotApplicable("The model has no Linear - elementwise activation - Linear.")
+        raise NotApplicable(
+            "The model has no Linear - elementwise activation - Linear that sees one vector per "
+            "sample."
+        )
     pair = pairs[0]
+    if in_layers(problem) is not problem:
+        raise NotApplicable(
+            "The model multiplies by weights in other ways than by calling linear layers, whose "
+            "inputs this attack watches."
+        )
+    for name in (f"{pair.hidden}.weight", f"{pair.outgoing}.weight"):
+        if name not in problem.gradient:
+            raise NotApplicable(f"The gradient of {name!r} is needed and not there.")
     tail = tail_of(problem.model, pair, input_shape)
+    present = {own: name for own, name in tail.names.items() if name in problem.gradient}
     found = TensorAttack().run(
         tail.module,
-        {own: problem.gradient[name] for own, name in tail.names.items()},
+        {own: problem.gradient[name] for own, name in present.items()},
         loss=problem.loss,
         generator=problem.generator,
     )

@@ -112,7 +112,7 @@ def conduct(model: nn.Module, layer: str, draw: Draw) -> Conduct:
     model : nn.Module
         A private copy; copied again.
     layer : str
-        Name of an ``nn.Linear`` that the model uses.
+        Name of an ``nn.Linear`` that the model uses, or of a parameter that it multiplies by.
     draw : callable int -> Tensor
         Makes that many inputs, the same ones on each call.
 
@@ -160,17 +160,34 @@ def _company(model: nn.Module, layer: str, x: Tensor, seen: Tensor) -> str | Non
 
 
 def _passes(model: nn.Module, layer: str, x: Tensor, seed: int = 0) -> Pass:
-    module = model.get_submodule(layer)
     run = Pass(None, False)
-    assert isinstance(module.weight, Tensor)
+    weight = weight_named(model, layer)
     with torch.no_grad(), kept_randomness(seed), _watched(model, run):
-        listening = Listening({layer: module.weight}, stop=True)
+        listening = Listening({layer: weight}, stop=True)
         try:
             with listening:
                 model(x.clone())
         except _Arrived:
             run.seen, run.drew = listening.heard[layer], listening.drew
     return run
+
+
+def weight_named(model: nn.Module, layer: str) -> Tensor:
+    """Weight of a linear layer by the layer's name, or a parameter by its own.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Has either.
+    layer : str
+
+    Returns
+    -------
+    Tensor
+    """
+    found = dict(model.named_parameters(remove_duplicate=False))
+    own = f"{layer}.weight" if layer else "weight"
+    return found[own] if own in found else found[layer]
 
 
 @contextmanager

@@ -45,6 +45,12 @@ def private_copy(model: nn.Module) -> nn.Module:
     NotApplicable
         If the model holds something that cannot be copied; the message names it.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NotApplicable(
+                f"{repr(name) if name else 'The model'} is a {type(module).__name__}, which cannot "
+                "be looked into: hand over the Python module that it was made of."
+            )
     try:
         with _Detaching():
             private = copy.deepcopy(unwrapped(model))
@@ -55,7 +61,7 @@ def private_copy(model: nn.Module) -> nn.Module:
             setattr(module, name, unwrapped(child))
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-    if not isinstance(private, _Private | torch.jit.ScriptModule):
+    if not isinstance(private, _Private):
         kind = type(private)
         private.__class__ = type(f"Private{kind.__name__}", (_Private, kind), {})
     return private

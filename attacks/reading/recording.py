@@ -122,6 +122,8 @@ class Recording:
         The model's output.
     linear : dict from int to (Tensor, Tensor)
         Input and output of each step that is the product of an ``nn.Linear``.
+    called : frozenset of str
+        Those among these layers whose products were calls of their modules.
     """
 
     model: nn.Module
@@ -130,6 +132,7 @@ class Recording:
     inputs: Tensor
     returned: Tensor
     linear: dict[int, tuple[Tensor, Tensor]]
+    called: frozenset[str] = frozenset()
 
     def uses(self) -> Counter[str]:
         """How often each parameter or buffer takes part in a step with its values."""
@@ -199,6 +202,7 @@ def _run(model: nn.Module, x: Tensor) -> Recording:
         inputs=recorder.inputs,
         returned=output.clone(),
         linear=recorder.linear,
+        called=frozenset(recorder.called),
     )
 
 
@@ -238,6 +242,7 @@ class _Recorder(TorchFunctionMode):
         self.inputs = x.clone()
         self.steps = [Step(None, rows=len(x))]
         self.linear: dict[int, tuple[Tensor, Tensor]] = {}
+        self.called: set[str] = set()
         self.places: dict[int, Value | Named] = {id(x): Value(0)}
         self.alive: list[Tensor] = [x]  # an id is a tensor's own only while the tensor lives
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -278,6 +283,9 @@ class _Recorder(TorchFunctionMode):
         def hook(module: nn.Module, args: tuple, output: object) -> None:
             known = [id(a) in self.places for a in args if isinstance(a, Tensor)]
             lost = isinstance(output, Tensor) and id(output) not in self.places
+            place = self.places.get(id(output))
+            if isinstance(place, Value) and self.steps[place.step].linear == name:
+                self.called.add(name)
             if lost and known and all(known):
                 assert isinstance(output, Tensor)
                 self._know(output, Value(len(self.steps)))

@@ -155,10 +155,12 @@ def replayed(
     with Precise() if x.dtype == torch.float64 else nullcontext():
         for number in steps:
             step = recording.steps[number]
-            args, kwargs = mapped(resolve, step.args), mapped(resolve, step.kwargs)
             if step.linear is not None and modular:
-                values[number] = model.get_submodule(step.linear)(args[0])
-            elif isinstance(step.function, Called):
+                inputs = mapped(resolve, step.args[0])
+                values[number] = model.get_submodule(step.linear)(inputs)
+                continue
+            args, kwargs = mapped(resolve, step.args), mapped(resolve, step.kwargs)
+            if isinstance(step.function, Called):
                 values[number] = _called(model.get_submodule(step.function.name), args, x.dtype)
             else:
                 values[number] = step.function(*args, **kwargs)

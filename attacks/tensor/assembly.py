@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Problem, Reconstruction
+from attacks.reading.losses import parallel_errors
 from attacks.reading.private import private_copy
 from attacks.tensor.certificate import (
     clean,
@@ -148,7 +149,7 @@ def report(
     shape = problem.input_shape or (pair.in_features,)
     inputs = samples[:, : pair.in_features].reshape(-1, *shape)
     outputs = model(inputs[:1]).numel()
-    parallel = outputs == (2 if problem.loss == "cross_entropy" else 1)
+    parallel = parallel_errors(problem.loss, outputs)
     columns = evidence.found.columns
     verdict = judge(space, equation, sharp, pair.activation, columns, error, exact, parallel)
     if (wider := evidence.wider_equation) is not None:
@@ -173,11 +174,18 @@ def report(
     size, multiplicities = batch_size(read.shares, space.rank)
     shares = multiplicities / size
     residual, factor = replay_residual(
-        model, problem.gradient, inputs, read.targets, shares, problem.loss, layer.pruned
+        model,
+        problem.gradient,
+        inputs,
+        read.targets,
+        shares,
+        problem.loss,
+        layer.pruned,
+        (pair.outgoing, delta),
     )
     if not exact and (problem.loss != "cross_entropy" or not explained(space, residual)):
         certified = torch.zeros_like(certified)
-    if not exact or pair.activation.kind != "piecewise linear":
+    if not exact or pair.activation.kind != "piecewise linear" or read.targets is None:
         size_of_column = errors.norm(dim=1) / state.delta.norm(dim=1).clamp_min(1e-300)
         apart = distinct(
             space, layer, state, pair.activation, samples, size_of_column, problem.generator
@@ -187,11 +195,21 @@ def report(
         if whole and residual <= REPLAYED:
             apart |= multiplicities == 1
         certified = certified & apart
-    elif problem.loss == "cross_entropy" and bool((certified & (multiplicities > 1)).any()):
-        one = one_and_the_same(
-            model, pair, layer, space, inputs, read.targets, shares, problem.generator
-        )
-        certified = certified & (one | (multiplicities == 1))
+    else:  # only cross entropy says how many samples one column is of
+        single = (multiplicities == 1) & (problem.loss == "cross_entropy")
+        if bool((certified & ~single).any()):
+            one = one_and_the_same(
+                model,
+                pair,
+                layer,
+                space,
+                inputs,
+                read.targets,
+                shares,
+                problem.generator,
+                problem.loss,
+            )
+            certified = certified & (one | single)
     homogeneous = not layer.biased and pair.activation.kind == "piecewise linear"
     if layer.pruned or homogeneous or holes(layer.gradient)[0]:
         certified = certified & (residual <= REPLAYED)
@@ -207,9 +225,12 @@ def report(
         "determined": int(verdict.determined.sum()),
     }
     dtype = problem.gradient[f"{pair.hidden}.weight"].dtype
+    labels = read.labels
+    if labels is not None and labels.is_floating_point():
+        labels = labels.to(dtype)
     return Reconstruction(
         inputs=inputs.to(dtype),
-        labels=read.labels if problem.loss == "cross_entropy" else read.labels.to(dtype),
+        labels=labels,
         certified=certified,
         residual=state.phi.to(dtype),
         batch_size=size,

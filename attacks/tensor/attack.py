@@ -10,12 +10,14 @@ against the model itself (`labels`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction, in_layers
+from attacks.reading.losses import unknown
 from attacks.tensor.assembly import assemble
 from attacks.tensor.certificate import clean
 from attacks.tensor.layers import LinearPair, input_pair
@@ -25,6 +27,8 @@ from attacks.tensor.pruned import fill, lost
 from attacks.tensor.search import SearchSettings
 from attacks.tensor.subspace import GradientSpace, LayerGradient, gradient_space
 
+CONTRADICTION = 1e3
+"""Share of the errors that sums to something, in units of the noise, which no cross entropy has."""
 UNLIKE = 0.9
 """Relative misfit of the whole gradient from which a noisy reconstruction counts as none."""
 
@@ -73,6 +77,7 @@ class TensorAttack(Attack):
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct the batch; see `Attack.run`."""
+        problem = in_layers(problem)
         pair = readable_pair(problem)
         layer = layer_gradient(problem, pair)
         gaps = fill(layer, problem.generator, problem.knows.batch_size)
@@ -80,6 +85,10 @@ class TensorAttack(Attack):
         size = gaps.rank if gaps else problem.knows.batch_size
         if gaps is None:
             space = gradient_space(layer, size)
+            if contradicted(layer, space):
+                problem = replace(problem, loss=unknown)
+                layer = replace(layer, errors=None)
+                space = gradient_space(layer, size)
         elif len(pair.activation.kinks):
             space = gaps.blurred(gradient_space(layer, size))
         else:
@@ -91,6 +100,8 @@ class TensorAttack(Attack):
             "errors_rank": space.U.shape[1],
             "noise_floor": space.noise,
         }
+        if problem.loss is unknown:
+            info["loss"] = "not cross entropy: the errors do not sum to zero"
         if gaps:
             info |= {"completion_rank": gaps.rank, "completion_error": gaps.error}
         if reason := hopeless(space, layer):
@@ -170,8 +181,8 @@ def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
     bias = problem.gradient.get(f"{pair.hidden}.bias")
     errors = None
     if pair.at_output and problem.loss == "cross_entropy":  # softmax minus one-hot sums to zero
-        errors = torch.linalg.qr(torch.ones_like(outgoing.weight[:, :1]), mode="complete").Q
-        errors = errors[:, 1:].detach().double()
+        ones = torch.ones_like(outgoing.weight[:, :1]).double()
+        errors = torch.linalg.qr(ones, mode="complete").Q[:, 1:].detach()
     if bias is not None:
         weight = torch.cat([weight, hidden.bias.detach().double()[:, None]], 1)
         gradient = torch.cat([gradient, bias.double()[:, None]], 1)
@@ -184,6 +195,27 @@ def layer_gradient(problem: Problem, pair: LinearPair) -> LayerGradient:
         precision=max(torch.finfo(t).eps for t in (arrived.dtype, hidden.weight.dtype)) / 2,
         errors=errors,
     )
+
+
+def contradicted(layer: LayerGradient, space: GradientSpace) -> bool:
+    """Whether errors at the model's output do not sum to zero, as those of cross entropy do.
+
+    Parameters
+    ----------
+    layer, space : LayerGradient, GradientSpace
+        Of the gradient.
+
+    Returns
+    -------
+    bool
+        False unless the sum is far above what noise makes of it.
+    """
+    if layer.errors is None or space.rank == 0:
+        return False
+    observed = layer.outgoing_gradient
+    allowed = layer.errors @ (layer.errors.T @ observed)
+    share = float((observed - allowed).norm() / observed.norm().clamp_min(1e-300))
+    return share > CONTRADICTION * (space.noise / float(space.S[0]) + layer.precision)
 
 
 def hopeless(space: GradientSpace, layer: LayerGradient) -> str | None:

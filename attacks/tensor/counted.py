@@ -178,7 +178,10 @@ def _seeds(work: Refinement, problem: Problem, found: Found) -> Seeds:
         for sign in (1, -1)  # the search leaves the sign open
     ]
     first = either[0].agreement >= either[1].agreement
-    labels = torch.where(first, either[0].labels, either[1].labels)
+    straight, opposite = either[0].labels, either[1].labels
+    assert straight is not None  # the loss is cross entropy
+    assert opposite is not None
+    labels = torch.where(first, straight, opposite)
     agreement = torch.maximum(either[0].agreement, either[1].agreement)
     sure = agreement >= AGREES
     return found.points[sure], labels[sure]

@@ -10,12 +10,12 @@ is neither homogeneous nor odd.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Loss
+from attacks.reading.losses import Loss, understood
+from attacks.reading.private import private_copy
 from attacks.tensor.activation import Activation, Kind
 from attacks.tensor.hermite import gaussian_moments
 from attacks.tensor.layers import input_pair
@@ -102,8 +102,8 @@ def identifiability(
         The batch asked about; by default the largest possible one is named.
     input_shape : tuple of int, optional
         Shape of one input, for models that cannot be traced.
-    loss : "cross_entropy" or "mse", default "cross_entropy"
-        The clients' loss.
+    loss : str or callable, default "cross_entropy"
+        The clients' loss, as for `Attack.run`.
 
     Returns
     -------
@@ -119,8 +119,7 @@ def identifiability(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    if loss not in get_args(Loss):
-        raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(Loss))}.")
+    loss = understood(loss, private_copy(model), input_shape)
     pair = input_pair(model, input_shape)
     hidden, outgoing = model.get_submodule(pair.hidden), model.get_submodule(pair.outgoing)
     assert isinstance(hidden, nn.Linear)

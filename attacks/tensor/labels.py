@@ -7,12 +7,13 @@ How long delta_i is says which share of the mean loss the sample carries, 1/B fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Loss
+from attacks.reading.losses import Loss, class_errors, sample_losses
 
 DOUBTFUL = 0.999
 """Cosine below which a single label does not explain an error."""
@@ -24,18 +25,20 @@ class Labels:
 
     Attributes
     ----------
-    labels : Tensor of shape (n,) or (n, C)
-        Class indices for cross entropy; targets for squared loss, (n,) for one output.
-    targets : Tensor of shape (n, C)
-        What the loss compares the output with: label distributions, or the squared loss' targets.
+    labels : Tensor of shape (n,) or (n, C), optional
+        Class indices for cross entropy; targets for squared loss and binary cross entropy, (n,)
+        for one output; None where the loss does not say what they are.
+    targets : Tensor of shape (n, C) or (n,), optional
+        What the loss compares the output with: label distributions, targets, or class indices for
+        a loss of the clients' own.
     shares : Tensor of shape (n,)
         Share of the mean loss each sample carries: a multiple of 1/B.
     agreement : Tensor of shape (n,)
         Cosine between the error found and the one its label implies.
     """
 
-    labels: Tensor
-    targets: Tensor
+    labels: Tensor | None
+    targets: Tensor | None
     shares: Tensor
     agreement: Tensor
 
@@ -55,8 +58,8 @@ def read_labels(
         Reconstructed inputs.
     delta : Tensor of shape (n, C2)
         Errors at that layer's output, in absolute scale.
-    loss : "cross_entropy" or "mse"
-        The clients' loss.
+    loss : str or callable
+        The clients' loss, as in `Problem`.
     rank : int
         Number of distinct samples, taken as batch size where squared loss cannot tell.
 
@@ -68,12 +71,36 @@ def read_labels(
     output, jacobian = output_jacobian(model, outgoing, inputs)
     if loss == "cross_entropy":
         return _classes(output, jacobian, delta)
+    if not isinstance(loss, str):
+        return _by_trial(output, jacobian, delta, loss, rank)
     inverse = torch.linalg.pinv(jacobian.transpose(1, 2))  # CUDA's lstsq wants full rank
     error = (inverse @ delta[:, :, None])[:, :, 0]
-    targets = output - error * rank * output.shape[1] / 2
     ones = torch.ones_like(error[:, 0])
+    if loss == "bce_with_logits":
+        targets = (error < 0).to(output)  # sigmoid minus target
+    else:
+        targets = output - error * rank * output.shape[1] / 2
     labels = targets[:, 0] if output.shape[1] == 1 else targets
     return Labels(labels, targets, ones / rank, ones)
+
+
+def _by_trial(
+    output: Tensor,
+    jacobian: Tensor,
+    delta: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    rank: int,
+) -> Labels:
+    """The class whose error points best the same way; none unless one does so for every sample."""
+    errors = class_errors(loss, output)
+    ones = torch.ones_like(delta[:, 0])
+    if errors is None:
+        return Labels(None, None, ones / rank, 0 * ones)
+    pulled = torch.einsum("nco,nok->nck", errors, jacobian)
+    agreement, _, labels = _best_match(pulled, delta)
+    if not bool((agreement >= DOUBTFUL).all()):
+        return Labels(None, None, ones / rank, agreement)
+    return Labels(labels, labels, ones / rank, agreement)
 
 
 def output_jacobian(model: nn.Module, outgoing: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,10 +207,11 @@ def replay_residual(
     model: nn.Module,
     gradient: dict[str, Tensor],
     inputs: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     shares: Tensor,
     loss: Loss,
     pruned: bool = False,
+    errors: tuple[str, Tensor] | None = None,
 ) -> tuple[float, float]:
     """Whole-batch certificate: how far the reconstruction's own gradient is from the observed one.
 
@@ -196,11 +224,14 @@ def replay_residual(
     gradient : dict from parameter name to Tensor
         As observed.
     inputs, targets, shares : Tensor
-        The reconstructed batch; the shares weigh the samples' losses.
-    loss : "cross_entropy" or "mse"
-        The clients' loss.
+        The reconstructed batch; the shares weigh the samples' losses. Without targets only the
+        parameters up to the layer of `errors` are compared.
+    loss : str or callable
+        The clients' loss, as in `Problem`.
     pruned : bool, default False
         Whether the observed gradient's zeros are entries that were not sent, and do not count.
+    errors : (str, Tensor of shape (n, K)), optional
+        Name of the second linear layer, and the errors at its output; needed without targets.
 
     Returns
     -------
@@ -211,13 +242,17 @@ def replay_residual(
     """
     parameters = {k: p for k, p in model.named_parameters() if k in gradient}
     with torch.enable_grad():
-        output = model(inputs).reshape(len(inputs), -1)
-        if loss == "cross_entropy":
-            each = nn.functional.cross_entropy(output, targets, reduction="none")
+        if targets is None:
+            assert errors is not None
+            total = _paired(model, inputs, *errors)
         else:
-            each = (output - targets).square().mean(1)
-        total = (each * shares).sum()
+            output = model(inputs).reshape(len(inputs), -1)
+            total = (sample_losses(loss, output, targets) * shares).sum()
         computed = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    if targets is None:
+        met = [value is not None for value in computed]
+        parameters = {k: p for (k, p), m in zip(parameters.items(), met, strict=True) if m}
+        computed = tuple(value for value in computed if value is not None)
     if pruned:
         computed = tuple(
             None if value is None else torch.where(gradient[name] == 0, 0, value)
@@ -238,3 +273,14 @@ def replay_residual(
         for name, value in zip(parameters, computed, strict=True)
     )
     return (gap / size) ** 0.5, factor
+
+
+def _paired(model: nn.Module, inputs: Tensor, layer: str, errors: Tensor) -> Tensor:
+    """Sum of errors times a layer's outputs: its gradient is the loss' up to that layer."""
+    seen: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda *call: seen.append(call[2]))
+    try:
+        model(inputs)
+    finally:
+        handle.remove()
+    return (seen[0].reshape(len(inputs), -1) * errors).sum()

@@ -15,11 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from attacks.errors import NotApplicable
-from attacks.reading.conduct import Conduct, Listening, conduct, same_values
+from attacks.reading.conduct import (
+    Conduct,
+    Listening,
+    conduct,
+    same_values,
+    weight_named,
+)
 from attacks.reading.inputs import drawing, resolve_input_shape
 from attacks.reading.private import private_copy
 from attacks.reading.randomness import kept_randomness
 from attacks.reading.recording import Recording, record
+from attacks.reading.refusals import BEHIND, unread_layer
 from attacks.reading.replay import Function
 from attacks.tensor.activation import Activation, probe
 from attacks.tensor.tracing import (
@@ -27,8 +34,6 @@ from attacks.tensor.tracing import (
     explains,
     linked_layers,
     name_at,
-    shared,
-    weight_of,
 )
 
 
@@ -129,25 +134,14 @@ def _pairs(recording: Recording, draw: Callable[[int], Tensor]) -> list[LinearPa
 
 def _refusal(recording: Recording, pairs: list[LinearPair]) -> str:
     """Why no pair of linear layers stands at the input, in one sentence."""
-    behind = "FeatureInversion (attack=features) reads such layers behind a front end."
     for pair in pairs:
         if pair.reason is not None:
             return (
                 f"What {pair.hidden!r} is handed is not surely the model's input: {pair.reason}. "
-                f"{behind}"
+                f"{BEHIND}"
             )
-    if not recording.linear:
-        return "No nn.Linear takes part in the model's forward pass, so there is none to read."
-    first = min(recording.linear)
-    name = name_at(recording, first)
-    if not same_values(recording.linear[first][0], recording.inputs):
-        return f"The model's first linear layer {name!r} is not handed the input itself; {behind}"
-    if shared(recording.uses(), name):
-        return (
-            f"The parameters of {name!r} are used more than once in a forward pass, so their "
-            "gradient is a sum over all uses."
-        )
-    return (
+    name = None if not recording.linear else name_at(recording, min(recording.linear))
+    return unread_layer(recording) or (
         f"Behind {name!r}, which is handed the input, does not stand an elementwise activation "
         "followed by another nn.Linear that everything goes through."
     )
@@ -166,7 +160,9 @@ def _examine(recording: Recording, link: Link, draw: Callable[[int], Tensor]) ->
         return None
     if not explains(recording, link, draw):
         return None
-    met = conduct(model, link.hidden, draw) if link.at_input else Conduct(False, None)
+    whole = recording.linear[link.first][0].numel() == len(recording.inputs) * first.in_features
+    at_input = link.at_input and whole
+    met = conduct(model, link.hidden, draw) if at_input else Conduct(False, None)
     return LinearPair(
         hidden=link.hidden,
         outgoing=link.outgoing,
@@ -181,7 +177,7 @@ def _examine(recording: Recording, link: Link, draw: Callable[[int], Tensor]) ->
 def _ends(model: nn.Module, layer: str, draw: Callable[[int], Tensor]) -> bool:
     """Whether a layer's product is the model's output in training mode, too."""
     lively = private_copy(model).train()
-    listening = Listening({layer: weight_of(lively, layer)})
+    listening = Listening({layer: weight_named(lively, layer)})
     try:
         with torch.no_grad(), kept_randomness(0), listening:
             output = lively(draw(4))

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, NotApplicable, Problem, Reconstruction
+from attacks.base import Attack, NotApplicable, Problem, Reconstruction, in_layers
 from attacks.reading.private import private_copy
 from attacks.tensor.attack import layer_gradient, nothing, readable_pair
 from attacks.tensor.decomposition import rebuild, symmetric_cp
@@ -100,6 +100,7 @@ class PublishedTensorAttack(Attack):
             If `readable_pair` or `scalar_model` finds nothing to read, if the moments that are
             needed vanish, or if the batch exceeds the hidden units or their weights' dimensions.
         """
+        problem = in_layers(problem)
         pair = readable_pair(problem)
         view = scalar_model(layer_gradient(problem, pair))
         moments = gaussian_moments(pair.activation.function, pair.activation.kinks, std=view.std)
@@ -295,7 +296,9 @@ def _finish(
         model = private_copy(problem.model).eval().double()
         delta = residuals[:, None]
         size = info["rank"]
-        labels = read_labels(model, pair.outgoing, inputs, delta, "mse", size).labels.to(dtype)
+        labels = read_labels(model, pair.outgoing, inputs, delta, "mse", size).labels
+        assert labels is not None  # squared loss has targets
+        labels = labels.to(dtype)
         info |= {"residuals": residuals.tolist(), "signs": residuals.sign().tolist()}
     return Reconstruction(
         inputs=inputs.to(dtype),

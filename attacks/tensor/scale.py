@@ -69,8 +69,9 @@ def settle(
         Samples of unsettled scale and sign.
     delta : Tensor of shape (n, C2)
         Their error vectors, such that (inputs, delta) explains the first layer's gradient.
-    loss : "cross_entropy" or "mse"
-        Squared loss has a target for every scale and sign: nothing is unique then.
+    loss : str or callable
+        As in `Problem`. Only cross entropy has too few targets for every scale and sign; nothing
+        is unique under any other.
     flipped : Tensor of shape (n,)
         The multiplier of delta that goes with the opposite sign of an input; zero where the
         opposite sign is ruled out already.
@@ -86,7 +87,7 @@ def settle(
     """
     ones = torch.ones_like(delta[:, 0])
     tied = bool(flipped.any()) or scalable
-    if not tied or loss == "mse":
+    if not tied or loss != "cross_entropy":
         return Settled(ones, ones, torch.full_like(ones, not tied, dtype=torch.bool))
 
     def angle(factor: Tensor, multiplier: Tensor) -> Tensor:

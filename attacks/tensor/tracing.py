@@ -7,16 +7,17 @@ product held fixed, nothing the first one says may change the output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attacks.reading.conduct import Listening, same_values
+from attacks.reading.conduct import Listening, same_values, weight_named
 from attacks.reading.private import private_copy
 from attacks.reading.randomness import kept_randomness
 from attacks.reading.recording import Recording, Value
+from attacks.reading.refusals import shared
 from attacks.reading.replay import Function, needed, part, reached
 
 SEED = 0
@@ -87,12 +88,6 @@ def name_at(recording: Recording, step: int) -> str:
     return name
 
 
-def shared(uses: Mapping[str, int], layer: str) -> bool:
-    """Whether a layer's weight or bias takes part in more than one step of a forward pass."""
-    own = [f"{layer}.{kind}" if layer else kind for kind in ("weight", "bias")]
-    return any(uses.get(name, 0) > 1 for name in own)
-
-
 def _only_way(recording: Recording, first: int, second: int, after: set[int]) -> bool:
     """Whether everything computed from `first` passes through `second` (no skip connection)."""
     beyond = reached(recording, second)
@@ -107,7 +102,7 @@ def _only_way(recording: Recording, first: int, second: int, after: set[int]) ->
 def _nothing_else(recording: Recording, hidden: str, outgoing: str) -> bool:
     """Whether the output stays the same whatever the first layer says, the second's word fixed."""
     model = private_copy(recording.model).eval()
-    weights = {name: weight_of(model, name) for name in (hidden, outgoing)}
+    weights = {name: weight_named(model, name) for name in (hidden, outgoing)}
     plain = Listening(weights)
     outputs = []
     with torch.no_grad():
@@ -121,13 +116,6 @@ def _nothing_else(recording: Recording, hidden: str, outgoing: str) -> bool:
             with kept_randomness(SEED), Listening(weights, held):
                 outputs.append(model(recording.inputs.clone()).clone())
     return same_values(*outputs)
-
-
-def weight_of(model: nn.Module, layer: str) -> Tensor:
-    """Weight of a linear layer by its name."""
-    weight = model.get_submodule(layer).weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def explains(recording: Recording, link: Link, draw: Callable[[int], Tensor]) -> bool:
@@ -149,7 +137,7 @@ def explains(recording: Recording, link: Link, draw: Callable[[int], Tensor]) ->
     bool
     """
     model = private_copy(recording.model).eval()
-    weights = {name: weight_of(model, name) for name in (link.hidden, link.outgoing)}
+    weights = {name: weight_named(model, name) for name in (link.hidden, link.outgoing)}
     x = draw(4)
     for inputs in (0.1 * x, 10 * x):
         listening = Listening(weights)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attacks.reading.losses import Loss, output_errors
 from attacks.tensor.certificate import WORST_ERROR
 from attacks.tensor.labels import output_jacobian
 from attacks.tensor.layers import LinearPair
@@ -32,6 +33,7 @@ def one_and_the_same(
     targets: Tensor,
     shares: Tensor,
     generator: torch.Generator,
+    loss: Loss = "cross_entropy",
 ) -> Tensor:
     """Whether two samples `WORST_ERROR` to either side of an input would have shown as two.
 
@@ -43,12 +45,14 @@ def one_and_the_same(
         The layers the attack reads, and their gradients.
     inputs : Tensor of shape (n, *input_shape)
         Reconstructed inputs.
-    targets : Tensor of shape (n, C)
-        Their label distributions, for cross entropy.
+    targets : Tensor of shape (n, C) or (n,)
+        What the loss compares their outputs with.
     shares : Tensor of shape (n,)
         Share of the mean loss each of them carries.
     generator : torch.Generator
         Draws the directions in which the two may differ; each of them has to show.
+    loss : str or callable, default "cross_entropy"
+        The clients' loss, as in `Problem`.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def one_and_the_same(
         away = torch.randn(flat.shape, generator=generator, dtype=flat.dtype).to(flat)
         half = away * (WORST_ERROR * flat.norm(dim=1) / away.norm(dim=1))[:, None]
         ahead, behind = (
-            columns(model, pair, layer, (flat + side * half).reshape(inputs.shape), targets)
+            columns(model, pair, layer, (flat + side * half).reshape(inputs.shape), targets, loss)
             for side in (1, -1)
         )
         mean, apart = (ahead + behind) / 2, ahead - behind
@@ -72,13 +76,18 @@ def one_and_the_same(
 
 
 def columns(
-    model: nn.Module, pair: LinearPair, layer: LayerGradient, inputs: Tensor, targets: Tensor
+    model: nn.Module,
+    pair: LinearPair,
+    layer: LayerGradient,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss = "cross_entropy",
 ) -> Tensor:
     """Each sample's own column s'(W x + b) o A'delta of the first layer's gradient, (n, m).
 
     Parameters
     ----------
-    model, pair, layer, inputs, targets
+    model, pair, layer, inputs, targets, loss
         As for `one_and_the_same`.
 
     Returns
@@ -86,7 +95,7 @@ def columns(
     Tensor of shape (n, m)
     """
     output, jacobian = output_jacobian(model, pair.outgoing, inputs)
-    errors = torch.einsum("nc,nck->nk", torch.softmax(output, 1) - targets, jacobian)
+    errors = torch.einsum("nc,nck->nk", output_errors(loss, output, targets), jacobian)
     flat = inputs.flatten(1)
     if layer.biased:
         flat = torch.cat([flat, torch.ones_like(flat[:, :1])], 1)

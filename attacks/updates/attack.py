@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.base import NotApplicable, Problem, Reconstruction
+from attacks.base import NotApplicable, Problem, Reconstruction, in_layers
+from attacks.settings import flag
 from attacks.tensor.attack import TensorAttack, layer_gradient, readable_pair
 from attacks.tensor.layers import LinearPair
 from attacks.tensor.search import SearchSettings
@@ -54,7 +55,7 @@ class UpdateTensorAttack(TensorAttack):
         unroll: bool = True,
     ) -> None:
         super().__init__(candidates, patience, blur, tensor_step)
-        self.unroll = unroll
+        self.unroll = flag("unroll", unroll)
 
     def reconstruct(self, problem: Problem) -> Reconstruction:
         """Reconstruct all samples of the update; see `Attack.run`.
@@ -65,6 +66,7 @@ class UpdateTensorAttack(TensorAttack):
             If the steps to follow are not SGD's or of unknown learning rate, or the model does not
             begin with a pair of linear layers that determines the samples.
         """
+        problem = in_layers(problem)
         local = problem.local
         if not self.unroll or problem.loss != "cross_entropy":
             return super().reconstruct(problem)

@@ -84,6 +84,7 @@ def score(
         estimated_batch_size=found.batch_size if found is not None else None,
         recovered=int(exact.sum()),
         certified=int(certified.sum()),
+        features_certified=_features_certified(found),
         false_certificates=int(certified.sum()) - int((certified[partner] & exact).sum()),
         label_accuracy=accuracy,
         psnr=_over_truth(matched, psnr(*paired)),
@@ -92,6 +93,13 @@ def score(
         seconds=found.seconds if found is not None else row.seconds,
     )
     return measured, _gallery(index, pairs, unit_truth, unit_rebuilt, labels, guess, certified)
+
+
+def _features_certified(found: Reconstruction | None) -> int:
+    """Certified features of samples whose own certificates were withheld."""
+    if found is None or found.features_certified is None:
+        return 0
+    return int((found.features_certified & ~found.certified).sum())
 
 
 def _gallery(

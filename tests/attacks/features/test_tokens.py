@@ -79,7 +79,9 @@ def test_images_behind_a_foreign_transformer_are_exact_and_certified(settings):
     gap = torch.cdist(inputs.flatten(1), found.inputs.flatten(1))
     error, nearest = (gap / inputs.flatten(1).norm(dim=1, keepdim=True)).min(1)
     assert error.max() < 1e-2
-    assert found.certified.all()
+    # who knows that the client did not train with dropout in front?
+    assert found.certified.all() == ("dropout" not in settings)
+    assert found.certified.any() == ("dropout" not in settings)
     assert torch.equal(found.labels[nearest], labels)
     true = Front(model, "think.0", torch.float32)(inputs).flatten(1)
     torch.testing.assert_close(found.features[nearest], true, rtol=1e-2, atol=1e-2)

@@ -162,5 +162,5 @@ def test_bad_requests_name_themselves():
         identifiability(model, 0)
     with pytest.raises(ValueError, match="loss='hinge'"):
         identifiability(model, 4, loss="hinge")
-    with pytest.raises(NotApplicable, match="does not begin with Linear"):
+    with pytest.raises(NotApplicable, match="does not begin with a linear layer"):
         identifiability(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)))
