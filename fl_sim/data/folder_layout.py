@@ -159,8 +159,8 @@ def _two_classes(classes: dict[str, Folder], shown: str, root: Path) -> None:
         return
     (name,) = classes
     raise ValueError(
-        f"{shown} holds one class only, {printable(name)}, which leaves nothing to learn and a "
-        f"gradient of zero; data.root={printable(root / name)} reads what lies in it."
+        f"{shown} holds one class only, {printable(name)}, whose cross-entropy and gradient are "
+        f"zero; data.root={printable(root / name)} reads what lies in it."
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fl_sim.data.names import printable, some
 from fl_sim.data.pictures import read_pictures
-from tests.fl_sim.data.files import chunk, png_header
+from tests.fl_sim.data.files import chunk, png16, png_header
 
 RED, BLUE, WHITE, BLACK = [255, 0, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]
 
@@ -103,6 +103,21 @@ def test_pictures_stand_upright(tmp_path, orientation, corner):
         picture.save(tmp_path / f"turned.{suffix}", exif=exif)
         pixels, _ = read(tmp_path / f"turned.{suffix}")
         assert pixels[0, 0].tolist() == [corner * 60] * 3
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, 0), (3, 240), (6, 160), (8, 80)])
+def test_photographs_and_deep_colour_stand_upright(tmp_path, orientation, corner):
+    blocks = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((8, 8), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(blocks).save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    raw = png16(blocks[..., None].repeat(3, axis=2))
+    start = raw.index(b"IDAT") - 4
+    raw = raw[:start] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + raw[start:]
+    (tmp_path / "deep.png").write_bytes(raw)
+    for name in ("photo.jpg", "deep.png"):
+        pixels, _ = read(tmp_path / name)
+        assert pixels[0, 0].tolist() == [corner] * 3
 
 
 def test_cropping_keeps_the_middle_and_the_aspect(tmp_path):
