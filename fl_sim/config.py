@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -116,13 +115,6 @@ class ScenarioConfig:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1  # torch threads of the server; more pay only for large convolutional models
-
-
-def config_folder() -> Path:
-    """Return where conf/ lies: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside, beside = package / "conf", package.parent / "conf"
-    return inside if inside.is_dir() else beside
 
 
 def register() -> None:

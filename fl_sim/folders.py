@@ -19,7 +19,7 @@ class RunFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Look which folders are missing."""
         folder = Path(config.hydra.run.dir).resolve()
-        type(self).made = tuple(p for p in (folder, *folder.parents) if not p.exists())
+        type(self).made = tuple(p for p in (folder, *folder.parents) if _missing(p))
 
     @classmethod
     def remove(cls) -> None:
@@ -34,3 +34,11 @@ class RunFolder(Callback):
             if any(folder.iterdir()):
                 return
             folder.rmdir()
+
+
+def _missing(path: Path) -> bool:
+    """Tell whether there is no such folder; one that cannot be asked about is none of ours."""
+    try:
+        return not path.exists()
+    except OSError:
+        return False

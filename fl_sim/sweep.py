@@ -1,72 +1,32 @@
-"""Sweeps: a folder that the command itself names, jobs that are done once, a page at the end.
+"""Sweeps: jobs that are done once, counted beforehand, and a page at the end.
 
-The folder's name is made from the swept keys, so the same command finds its own results again; a
-job whose results are complete and whose scenario is the same is skipped.
+The same command finds its own results again (`fl_sim.naming`); a job whose results are complete and
+whose scenario is the same is skipped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 
+from fl_sim.naming import job_folder as job_folder
+from fl_sim.naming import sweep_folder as sweep_folder
 from fl_sim.records import RESULTS_FILE, Results
 from fl_sim.report.formats import plural
 from fl_sim.report.runs import Run, find_runs
 
-FOLDER_VARIABLE = "FL_SIM_SWEEP"
-"""Environment variable with the sweep's folder name; workers of other launchers inherit it."""
-
 TOTAL_VARIABLE = "FL_SIM_JOBS"
-"""Environment variable with the number of a sweep's jobs, for the same reason."""
-
-LONGEST_NAME = 120
-
-
-def sweep_folder(overrides: list[str]) -> str:
-    """Name a sweep after its command.
-
-    Parameters
-    ----------
-    overrides : list of str
-        As typed: ``["clients.count=2,4", "rounds=3"]``.
-
-    Returns
-    -------
-    str
-        ``sweep.name`` if it is among them; else the experiment's name, the swept keys and a hash
-        of all overrides.
-    """
-    relevant = sorted(o for o in overrides if not o.startswith(("sweep.", "hydra.", "hydra/", "-")))
-    for override in overrides:
-        if override.startswith("sweep.name=") and override != "sweep.name=null":
-            return override.partition("=")[2]
-    named = [o.partition("=")[2] for o in relevant if o.startswith("experiment=")]
-    swept = [o.partition("=")[0] for o in relevant if "," in o]
-    digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:8]
-    return _file_name("+".join([*named, *swept, digest]))
-
-
-def job_folder(overrides: str) -> str:
-    """Name a job after its overrides: ``clients.count=2,model.activation=relu``."""
-    return _file_name(overrides) or "default"
-
-
-def _file_name(text: str) -> str:
-    """Make a text a file name, shortened with a hash where it is too long."""
-    name = re.sub(r"[^\w.,=+\[\]-]+", "_", text)
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+"""Environment variable with the number of a sweep's jobs; workers of other launchers inherit it."""
 
 
 def finished_before(folder: Path, scenario: dict[str, Any]) -> Results | None:
@@ -107,7 +67,8 @@ def count_jobs(settings: DictConfig) -> int | None:
         return None  # not issubclass: Hydra's scan for plugins may load the basic sweeper twice
     sweeper = kind(**{k: v for k, v in settings.sweeper.items() if k != "_target_"})
     typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*typed, *settings.overrides.task])
+    loader = GlobalHydra.instance().config_loader()  # knows what there is, which glob(*) asks for
+    parsed = OverridesParser.create(loader).parse_overrides([*typed, *settings.overrides.task])
     return sum(len(batch) for batch in sweeper.split_arguments(parsed, None))
 
 
@@ -140,10 +101,14 @@ def job_title(number: int) -> str:
 
 
 class SweepCallback(Callback):
-    """Says what a sweep is about to do, counts its jobs, and builds its page at the end."""
+    """Says what a sweep is about to do, counts its jobs, and builds its page at the end.
+
+    Hydra turns what a callback raises into a warning, and goes on as if nothing had been. So
+    nothing is raised here: what fails is said, and counts for the exit status.
+    """
 
     failed = False
-    """Whether any job of the last sweep did not complete."""
+    """Whether any job of the last sweep did not complete, or its page could not be written."""
 
     folder: Path | None = None
     """Of the sweep under way."""
@@ -151,27 +116,49 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Count the jobs, where the sweeper is one whose jobs are known beforehand."""
         type(self).folder = Path(config.hydra.sweep.dir)
-        total = count_jobs(config.hydra)
-        os.environ[TOTAL_VARIABLE] = str(total or "")
+        try:
+            total = count_jobs(config.hydra)
+        except Exception:
+            total = None  # the sweeper is about to meet the same error, and to report it
+        os.environ[TOTAL_VARIABLE] = "" if total is None else str(total)
         jobs = "jobs" if total is None else plural(total, "job")
         _say(f"Sweep of {jobs} in {config.hydra.sweep.dir}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Build the page over all jobs."""
-        from fl_sim.report.sweep import write_sweep_report
-
         cls, folder = type(self), Path(config.hydra.sweep.dir)
-        cls.folder, cls.failed = None, any(_fell_short(run) for run in jobs_begun(folder))
-        _say(f"Report: {write_sweep_report(folder)}")
+        cls.folder = None
+        if os.environ[TOTAL_VARIABLE] == "0":
+            cls.failed = True
+            _tell("The sweep has no job, for what its glob(...) asks for matches no choice.")
+            return
+        try:
+            cls.failed = any(_fell_short(run) for run in jobs_begun(folder))
+        except Exception as error:
+            cls._lost("It cannot be told how the jobs ended", error)
+        cls._page(folder)
 
     @classmethod
     def stopped(cls) -> None:
         """Build the page over the jobs there are, if a sweep was under way."""
-        from fl_sim.report.sweep import write_sweep_report
-
         folder, cls.folder = cls.folder, None
         if folder is not None and any(run.results for run in find_runs(folder)):
+            cls._page(folder)
+
+    @classmethod
+    def _page(cls, folder: Path) -> None:
+        from fl_sim.report.sweep import write_sweep_report
+
+        try:
             _say(f"Report: {write_sweep_report(folder)}")
+        except Exception as error:
+            cls._lost("The sweep's page could not be written", error)
+
+    @classmethod
+    def _lost(cls, what: str, error: Exception) -> None:
+        cls.failed = True
+        told = " ".join(str(error).split())
+        _tell(f"{what}: {type(error).__name__}: {told}")
 
 
 def _say(line: str) -> None:
@@ -179,8 +166,5 @@ def _say(line: str) -> None:
     Console(markup=False, emoji=False, highlight=False).print(line, soft_wrap=True)
 
 
-def name_sweep(arguments: list[str]) -> None:
-    """Put the folder name of this command's sweep where conf/config.yaml looks for it."""
-    os.environ.pop(FOLDER_VARIABLE, None)
-    if {"-m", "--multirun"} & set(arguments):
-        os.environ[FOLDER_VARIABLE] = sweep_folder(arguments)
+def _tell(sentence: str) -> None:
+    print(f"fl-sim: {sentence}", file=sys.stderr)

@@ -20,6 +20,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
@@ -60,7 +61,8 @@ class CasesSweeper(BasicSweeper):
         max_batch_size : int, optional
             Most jobs of a batch; by default all are in one.
         """
-        parser = OverridesParser.create()
+        hydra = GlobalHydra.instance()  # its loader knows what there is, which glob(*) asks for
+        parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)
         cases = [parser.parse_overrides(case.split()) for case in self.cases]
         given = {override.get_key_element() for override in overrides}
         if any(override.get_key_element() in given for case in cases for override in case):

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from fl_sim.config import ScenarioConfig, config_folder
+from fl_sim.config import ScenarioConfig
 from fl_sim.instantiate import load, takes
+from fl_sim.places import config_folder
 
 
 def settled(config: ScenarioConfig) -> ScenarioConfig:

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
+from fl_sim.naming import FOLDER_VARIABLE
 from fl_sim.records import AttackRow, Gallery, Results, TrainingRow
-from fl_sim.sweep import FOLDER_VARIABLE
 from fl_sim.tracking.base import TrackerError
 from fl_sim.tracking.rounds import Round
 
