@@ -3,8 +3,8 @@
 Exit status: 0 the scenario ran; 1 a failure; 2 a bad override; 130 stopped by the user. A failure
 is one plain sentence on stderr; FL_SIM_TRACEBACK=1 shows the whole traceback.
 
-This is only the door: it loads nothing but the standard library, so that Ctrl-C is in good hands
-while `fl_sim.command` loads everything else.
+This is only the door: it loads next to nothing, so that Ctrl-C is in good hands before
+`fl_sim.command` loads everything else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 
 from fl_sim import __version__
-from fl_sim.interrupts import INTERRUPTS
 from fl_sim.places import config_folder
 
 
@@ -24,8 +23,15 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         By default those of the process, which then is this command's alone.
     """
+    try:
+        from fl_sim.interrupts import INTERRUPTS
+
+        if arguments is None:
+            INTERRUPTS.install()
+    except KeyboardInterrupt:
+        sys.stderr.write("fl-sim: Stopped by the user before anything ran.\n")
+        sys.exit(130)
     if arguments is None:
-        INTERRUPTS.install()
         sys.exit(run(sys.argv[1:]))
     with INTERRUPTS.installed():
         sys.exit(run(arguments))
