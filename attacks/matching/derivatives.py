@@ -11,9 +11,14 @@ from torch import Tensor
 from attacks.errors import NotApplicable
 from attacks.matching.client import Client
 from attacks.reading.inputs import random_inputs
-from attacks.reading.once import ends_early, lacks_second_derivative, without_second_derivative
+from attacks.reading.once import (
+    MISSING,
+    ends_early,
+    lacks_second_derivative,
+    without_second_derivative,
+)
 
-MISSING = "has no second derivative in PyTorch, which an attack that matches gradients needs."
+LACKS = MISSING.format("an attack that matches gradients")
 
 
 def check_derivatives(client: Client, shape: tuple[int, ...], labels: Tensor) -> None:
@@ -37,7 +42,7 @@ def check_derivatives(client: Client, shape: tuple[int, ...], labels: Tensor) ->
     """
     inputs = random_inputs(client.model, shape[1:], shape[0]).requires_grad_(True)
     if ends_early(client.gradient(inputs, labels)):
-        raise NotApplicable(undifferentiable(client, shape, labels) or f"The model {MISSING}")
+        raise NotApplicable(undifferentiable(client, shape, labels) or f"The model {LACKS}")
 
 
 def undifferentiable(client: Client, shape: tuple[int, ...], labels: Tensor) -> str | None:
@@ -59,10 +64,10 @@ def undifferentiable(client: Client, shape: tuple[int, ...], labels: Tensor) -> 
     """
     inputs = random_inputs(client.model, shape[1:], shape[0])
     if layer := without_second_derivative(client.model, inputs):
-        return f"The layer {layer} {MISSING}"
+        return f"The layer {layer} {LACKS}"
     if isinstance(client.loss, str):
         return None
     with torch.no_grad():
         output = client.model(inputs)
     lacking = lacks_second_derivative(client.loss, (output, labels))
-    return f"The clients' loss {MISSING}" if lacking else None
+    return f"The clients' loss {LACKS}" if lacking else None

@@ -8,15 +8,45 @@ by differentiating each layer, alone, on what it was given: once, which works, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from attacks.errors import NotApplicable
 from attacks.reading import private, twice
 from attacks.reading.twice import differentiable_twice
+
+MISSING = "has no second derivative in PyTorch, which {} needs."
+
+
+@contextmanager
+def naming_layers(model: nn.Module, inputs: Tensor, needing: str) -> Iterator[None]:
+    """Refuse, in one sentence, where the block fails for want of a second derivative.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A private copy.
+    inputs : Tensor of shape (B, *input_shape)
+        Run through it if the block fails.
+    needing : str
+        Who needs the derivative.
+
+    Raises
+    ------
+    NotApplicable
+        In place of a RuntimeError, if a layer has none; the message names it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if layer := without_second_derivative(model, inputs):
+            raise NotApplicable(f"The layer {layer} {MISSING.format(needing)}") from error
+        raise
 
 
 def without_second_derivative(model: nn.Module, inputs: Tensor) -> str | None:

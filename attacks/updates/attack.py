@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import NotApplicable, Problem, Reconstruction, in_layers
+from attacks.reading.inputs import random_inputs, resolve_input_shape
+from attacks.reading.once import naming_layers
+from attacks.reading.private import private_copy
 from attacks.settings import flag
 from attacks.tensor.attack import TensorAttack, layer_gradient, readable_pair
 from attacks.tensor.layers import LinearPair
@@ -64,7 +67,8 @@ class UpdateTensorAttack(TensorAttack):
         ------
         NotApplicable
             If the steps to follow are not SGD's or of unknown learning rate, or the model does not
-            begin with a pair of linear layers that determines the samples.
+            begin with a pair of linear layers that determines the samples, or a layer has no second
+            derivative.
         """
         problem = in_layers(problem)
         local = problem.local
@@ -102,13 +106,17 @@ class UpdateTensorAttack(TensorAttack):
         )
         best, least, tried, interrupted = Hypothesis.nothing(space.V), float("inf"), 0, False
         kind = ""
+        whole = private_copy(problem.model).eval()
+        shape = resolve_input_shape(whole, problem.input_shape)
+        probe = random_inputs(whole, shape, 2)
         try:
-            for name, guess, misfit in case.attempts():
-                tried += 1
-                if misfit < least or (misfit == least and len(guess) > len(best)):
-                    best, least, kind = guess, misfit, name
-                if least <= case.goal:
-                    break
+            with naming_layers(whole, probe, "an attack that follows several steps"):
+                for name, guess, misfit in case.attempts():
+                    tried += 1
+                    if misfit < least or (misfit == least and len(guess) > len(best)):
+                        best, least, kind = guess, misfit, name
+                    if least <= case.goal:
+                        break
         except KeyboardInterrupt:
             interrupted = True
         error = torch.full_like(best.points[:, 0], torch.inf)

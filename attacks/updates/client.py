@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacks.reading.private import private_copy
+from attacks.reading.twice import twice_differentiable
 from attacks.tensor.layers import LinearPair
 from attacks.tensor.subspace import GradientSpace, LayerGradient
 
@@ -258,7 +259,7 @@ def reduced_client(
     ReducedClient
         Whose inputs are of shape (n, r).
     """
-    small = private_copy(model).eval().double()
+    small = twice_differentiable(private_copy(model).eval().double())
     weight = layer.weight @ space.V
     slim = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
     slim.weight = nn.Parameter(weight)
