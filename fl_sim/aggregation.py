@@ -1,42 +1,30 @@
-"""The strategy inside a scenario: built as configured, and refused where it would not be itself.
+"""The strategy inside a scenario, built as configured, and what it needs of the clients.
 
-Robust rules that have too few clients to leave one out, a proximal term that drives weights away,
-noise made for another number of clients: Flower runs all that without a word. What can be told from
-a strategy's class and settings is judged here; what only a round shows, in `fl_sim.rehearsal`.
+A strategy may wrap others, Flower's differential privacy for one; all of them are to train on every
+node they see and leave evaluation to the server.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 from flwr.clientapp.typing import Mod
 from flwr.serverapp.strategy import (
-    Bulyan,
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
     DifferentialPrivacyServerSideAdaptiveClipping,
     DifferentialPrivacyServerSideFixedClipping,
-    FedMedian,
-    FedTrimmedAvg,
-    FedXgbBagging,
-    FedXgbCyclic,
-    MultiKrum,
     Strategy,
 )
 from omegaconf import OmegaConf
-from torch import nn
 
 from fl_sim.config import ScenarioConfig
 from fl_sim.errors import ScenarioError
 from fl_sim.instantiate import accepted, instantiate, load
-from fl_sim.instructions import Instructions
-from strategies import SecAggPlus, SecureAggregation
-
-log = logging.getLogger(__name__)
+from strategies import SecureAggregation
 
 KEY = "strategy.aggregation"
 
@@ -136,73 +124,6 @@ def clipping_of(strategy: Strategy) -> Mod | None:
     return mods[0] if mods else None
 
 
-def check_aggregation(strategy: Strategy, config: ScenarioConfig, model: nn.Module) -> None:
-    """Refuse a strategy that would not do here what its name says, and warn of idle settings.
-
-    Parameters
-    ----------
-    strategy : flwr.serverapp.strategy.Strategy
-        That aggregates, as built.
-    config : ScenarioConfig
-        Read are `clients` and `strategy`.
-    model : nn.Module
-        The scenario's.
-
-    Raises
-    ------
-    ScenarioError
-        Naming the strategy and the setting that does not fit.
-    """
-    stack = list(layers(strategy))
-    for one in stack:
-        if isinstance(one, FedXgbBagging | FedXgbCyclic):
-            raise ScenarioError(f"{name_of(one)} is for XGBoost's trees, and not for a network.")
-        check_noise(one, config, model)
-        check_robustness(one, config.clients.per_round)
-    adversary = adversary_of(config)
-    if clipping_of(strategy) and isinstance(adversary, type) and issubclass(adversary, SecAggPlus):
-        raise ScenarioError(
-            f"{name_of(strategy)} needs clients that clip, and Flower's mods for SecAgg+ and for "
-            "clipping do not go together; choose strategy=secure_aggregation, the ideal sum."
-        )
-    if len([one for one in stack if isinstance(one, PRIVATE)]) > 1:
-        raise ScenarioError(f"{name_of(stack[0])} wraps another strategy that clips; use one.")
-
-
-def check_proximal(told: Instructions, config: ScenarioConfig) -> None:
-    """Refuse a proximal term that drives the weights away, and warn of one without effect.
-
-    A step of SGD along ``mu (w - w_sent)`` multiplies the distance from the weights sent by
-    ``1 - lr mu``: it grows from step to step if ``lr mu >= 2 (1 + momentum)``. The first step
-    starts at the weights sent, where the term has no gradient.
-
-    Parameters
-    ----------
-    told : Instructions
-        What clients are sent.
-    config : ScenarioConfig
-        Read is `clients`.
-
-    Raises
-    ------
-    ScenarioError
-        Naming both numbers.
-    """
-    clients, mu = config.clients, told.proximal_mu
-    if not mu:
-        return
-    if clients.local_steps == 1:
-        log.warning(
-            "proximal_mu=%g changes nothing with clients.local_steps=1: the proximal term has no "
-            "gradient at the weights sent.", mu,
-        )  # fmt: skip
-    elif clients.optimizer == "sgd" and told.lr * mu >= (most := 2 * (1 + clients.momentum)):
-        raise ScenarioError(
-            f"proximal_mu={mu:g} drives the weights away from those sent at "
-            f"clients.lr={told.lr:g}, as their product is not below {most:g}; lower one of them."
-        )
-
-
 def adversary_of(config: ScenarioConfig) -> Any:
     """Return what the scenario names as its adversary; None where nothing is attacked."""
     if config.strategy.adversary is None or config.attack.method is None:
@@ -214,66 +135,6 @@ def sees_the_sum_only(config: ScenarioConfig) -> bool:
     """Tell whether the scenario's server learns no more than the weighted mean of the updates."""
     adversary = adversary_of(config)
     return isinstance(adversary, type) and issubclass(adversary, SecureAggregation)
-
-
-def check_noise(strategy: Strategy, config: ScenarioConfig, model: nn.Module) -> None:
-    """Raise `ScenarioError` if a strategy that clips and adds noise would do either wrongly."""
-    if not isinstance(strategy, PRIVATE):
-        return
-    clients, name = config.clients, name_of(strategy)
-    if (sampled := getattr(strategy, "num_sampled_clients", None)) != clients.per_round:
-        raise ScenarioError(
-            f"{name} has num_sampled_clients={sampled}, but clients.per_round={clients.per_round}; "
-            "its noise is made for that number, so they have to be equal."
-        )
-    travelling = set(model.state_dict())
-    if buffers := [key for key, _ in model.named_buffers() if key in travelling]:
-        raise ScenarioError(
-            f"{name} clips parameters, and this model also sends buffers ({buffers[0]!r}); choose "
-            "a model without batch normalisation (model.norm=group for one)."
-        )
-    if isinstance(strategy, tuple(CLIENTS_CLIP)) and clients.reply != "weights":
-        raise ScenarioError(
-            f"{name} needs clients.reply=weights, not {str(clients.reply)!r}: its clients clip the "
-            "difference of weights."
-        )
-
-
-def check_robustness(strategy: Strategy, replies: int) -> None:
-    """Raise `ScenarioError` if a robust rule cannot withstand what it is told to.
-
-    Parameters
-    ----------
-    strategy : flwr.serverapp.strategy.Strategy
-    replies : int
-        Clients per round. With as few as make a rule the plain mean, this warns.
-    """
-    name, bad = name_of(strategy), getattr(strategy, "num_malicious_nodes", 0)
-    if isinstance(strategy, MultiKrum) and bad:
-        if replies < (least := 2 * bad + 3):
-            raise ScenarioError(
-                f"{name} with num_malicious_nodes={bad} needs at least {least} clients a round "
-                f"(2 f + 3), not clients.per_round={replies}."
-            )
-        if (chosen := strategy.num_nodes_to_select) > replies - bad:
-            raise ScenarioError(
-                f"{name} selects num_nodes_to_select={chosen} of clients.per_round={replies} "
-                f"updates, and so some of the {bad} malicious ones."
-            )
-    if isinstance(strategy, Bulyan) and replies < (least := 4 * bad + 3):
-        raise ScenarioError(
-            f"{name} with num_malicious_nodes={bad} needs at least {least} clients a round "
-            f"(4 f + 3), not clients.per_round={replies}."
-        )
-    if isinstance(strategy, Bulyan) and not bad:
-        log.warning("%s is the plain mean here: num_malicious_nodes=0 leaves no update out.", name)
-    if isinstance(strategy, FedMedian) and replies < 3:
-        log.warning("%s is the plain mean here: the median of %d is.", name, replies)
-    if isinstance(strategy, FedTrimmedAvg) and int(strategy.beta * replies) == 0:
-        log.warning(
-            "%s is the plain mean here: beta=%g of clients.per_round=%d is less than one update.",
-            name, strategy.beta, replies,
-        )  # fmt: skip
 
 
 def name_of(strategy: Strategy) -> str:

@@ -23,8 +23,6 @@ from torch import nn
 from fl_sim.aggregation import (
     PRIVATE,
     aggregation_of,
-    check_aggregation,
-    check_proximal,
     layers,
     name_of,
     sees_the_sum_only,
@@ -41,6 +39,7 @@ from fl_sim.local import LOSSES
 from fl_sim.models import build_model
 from fl_sim.records import TrainingRow
 from fl_sim.rehearsal import quietly, rehearse
+from fl_sim.suitability import check_aggregation, check_proximal
 from strategies import DropInvalidUpdates, FedSGD, Observation, SeededCohort
 
 L = TypeVar("L", bound=Strategy)
