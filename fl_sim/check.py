@@ -14,6 +14,9 @@ from fl_sim.config import ScenarioConfig
 from fl_sim.errors import ScenarioError
 from fl_sim.faults import FAULTS
 from fl_sim.federation import Federation
+from fl_sim.local import LOSSES
+from fl_sim.models import build_model
+from fl_sim.models.trial import try_model
 from strategies.cohort import sample_cohort
 
 
@@ -136,6 +139,36 @@ def check_batches(config: ScenarioConfig, federation: Federation) -> None:
                 raise ScenarioError(
                     too_large(config, client, held, len(federation.data.train_labels))
                 )
+
+
+def check_model(config: ScenarioConfig, federation: Federation) -> None:
+    """Check that the model can be trained, on the first batch of the first client drawn.
+
+    Parameters
+    ----------
+    config : ScenarioConfig
+    federation : Federation
+        Whose clients can fill their batches.
+
+    Raises
+    ------
+    ScenarioError
+        If it cannot.
+    """
+    clients = config.clients
+    first = min(sample_cohort(clients.count, clients.per_round, config.seed, 1))
+    batches = federation.batches(first, 1)
+    try_model(
+        lambda: build_model(
+            config.model, federation.data.image_shape, federation.data.num_classes, config.seed
+        ),
+        f"model._target_={config.model._target_}",
+        batches.inputs[0],
+        federation.target(batches.labels[0], soft=bool(config.defense)),
+        federation.data.num_classes,
+        LOSSES[str(config.loss)],
+        config.device,
+    )
 
 
 def too_large(config: ScenarioConfig, client: int, held: int, images: int) -> str:

@@ -31,17 +31,46 @@ def load(target: str, key: str = "") -> Any:
     named = f"{key}._target_={target}".lstrip(".")
     try:
         found = _locate(target)
-    except Exception as error:
-        lines = [line for line in str(error).splitlines() if not line.startswith("Error loading")]
-        raise ValueError(f"{named} cannot be loaded: {' '.join(lines)}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{named} cannot be loaded: {_reason(target, error)}.") from error
     if not callable(found):
         raise ValueError(f"{named} is neither a class nor a function.")
     return found
 
 
+def _reason(target: str, error: BaseException) -> str:
+    """Return why a dotted name could not be loaded, without a full stop."""
+    module, *names = target.split(".")
+    if "/" in target or ":" in target or names == ["py"]:
+        return "it has to be a dotted name: Net in a file nets.py of this folder is nets.Net"
+    cause = error.__cause__ or error
+    if isinstance(cause, ModuleNotFoundError) and cause.name == module:
+        return f"there is no module {module!r}, neither installed nor in this folder"
+    for place, name in enumerate(names):
+        parent = ".".join([module, *names[:place]])
+        of_class = isinstance(cause, AttributeError) and cause.name == name
+        of_module = isinstance(cause, ModuleNotFoundError) and cause.name == f"{parent}.{name}"
+        if of_class or of_module:
+            return f"{parent!r} has no {name!r}"
+    told = " ".join(str(cause).split()).rstrip(".")
+    return f"its import ends with {type(cause).__name__}: {told}"
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    """Return the arguments of a class or function.
+
+    A class with no constructor but that of torch.nn.Module, which takes any and refuses all, has
+    none.
+    """
+    constructor = getattr(target, "__init__", None) if inspect.isclass(target) else None
+    if getattr(constructor, "__module__", None) == "torch.nn.modules.module":
+        return []
+    return list(inspect.signature(target).parameters.values())
+
+
 def takes(target: Any, name: str) -> bool:
     """Tell whether a class or function has an argument of this name, or takes any."""
-    parameters = inspect.signature(target).parameters.values()
+    parameters = _parameters(target)
     return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind in _NAMED) for p in parameters)
 
 
@@ -79,7 +108,7 @@ def instantiate(config: Mapping[str, Any], **given: Any) -> Any:
     settings.pop("name", None)
     if not (target := settings.get("_target_")):
         raise ValueError(f"A configuration lacks _target_: {settings}.")
-    parameters = inspect.signature(load(target)).parameters.values()
+    parameters = _parameters(load(target))
     allowed = [p.name for p in parameters if p.kind in _NAMED and p.name not in given]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     unknown = [k for k in settings if not k.startswith("_") and k not in allowed]

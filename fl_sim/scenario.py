@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from omegaconf import OmegaConf
 
 from fl_sim.aggregation import clipping_of
-from fl_sim.check import as_scenario_error, check_batches, check_numbers
+from fl_sim.check import as_scenario_error, check_batches, check_model, check_numbers
 from fl_sim.client import client_app
 from fl_sim.config import ScenarioConfig
 from fl_sim.defenses import build_defenses
@@ -72,8 +72,9 @@ def run_scenario(config: ScenarioConfig, folder: Path, display: Display) -> Resu
         federation = federation_of(results.scenario)
         results.data_notes = list(federation.data.notes)
         check_batches(config, federation)
-        model = model_of(config, federation)
         build_defenses(results.scenario["defense"])  # clients build their own
+        check_model(config, federation)
+        model = model_of(config, federation)
         backend, tracker = instantiate(config.backend), instantiate(config.tracker)
         recorder = Recorder(config, federation, results, folder, tracker, display)
         strategy = build_strategy(config, federation, model, recorder.observe)
