@@ -2,10 +2,11 @@
 
 Activations, widths, batch sizes, depths, losses, with and without biases, near-copies in the batch,
 rounding of every kind, noise of every size, and gradients of a model that is not the one the server
-believes in. Two kinds are not among those drawn. "alike": pairs of one label that differ by 0.1 to
-20 %, with positive entries as raw pixels have; the mean of such a pair is nearly a sample itself.
-"deep": near-copies behind a deep network with few outputs and a curved activation, whose errors
-are all but parallel and whose spectrum hides what tells the copies apart.
+believes in. Three kinds are not among those drawn. "alike": pairs of one label or target that
+differ by 0.1 to 20 %, with positive entries as raw pixels have; the mean of such a pair is nearly a
+sample itself. "deep": near-copies behind a deep network with few outputs and a curved activation,
+whose errors are all but parallel and whose spectrum hides what tells the copies apart. "half":
+batches of all these kinds, computed in float16 or bfloat16, whose rounding hides far more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ CORRUPTIONS = (
     "wrong model",
 )
 BATCHES = ("independent", "near copies", "exact copies", "collinear")
-ALIKE, DEEP = "alike", "deep"
+ALIKE, DEEP, HALF = "alike", "deep", "half"
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 CURVED = (
     nn.LogSigmoid, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.Softsign,
     nn.Tanhshrink,
@@ -79,6 +81,10 @@ def draw(seed: int, kind: str | None = None) -> Trial:
     )
     if kind == DEEP:
         return deepened(trial)
+    if kind == HALF:
+        r = random.Random(seed + 11)
+        batches = (*BATCHES, ALIKE, ALIKE)
+        return replace(trial, corruption=r.choice(tuple(HALVES)), kind=r.choice(batches))
     return trial if kind is None else replace(trial, kind=kind)
 
 
@@ -127,6 +133,7 @@ def inputs_of(trial: Trial) -> Tensor:
 def gradient_of(trial: Trial, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The gradient a client would send, corrupted as the trial says."""
     source = model.double() if trial.corruption == "float64" else model
+    source = model.to(HALVES[trial.corruption]) if trial.corruption in HALVES else source
     x = x.to(next(source.parameters()).dtype)
     if trial.corruption == "wrong model":
         source = build(replace(trial, activation=random.Random(trial.seed).choice(ACTIVATIONS)))
@@ -137,7 +144,10 @@ def gradient_of(trial: Trial, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
             target[1::2] = target[0::2][: len(x) // 2]
         value = nn.functional.cross_entropy(output, target)
     else:
-        value = nn.functional.mse_loss(output, torch.randn_like(output))
+        target = torch.randn_like(output)
+        if trial.kind == ALIKE:
+            target[1::2] = target[0::2][: len(x) // 2]
+        value = nn.functional.mse_loss(output, target)
     grads = torch.autograd.grad(value, list(source.parameters()), allow_unused=True)
     names = [n for n, _ in model.named_parameters()]
     kept = [

@@ -3,6 +3,8 @@
     python benchmarks/false_certificates.py --trials 10000 --workers 2
     python benchmarks/false_certificates.py --trials 2000 --kind alike   # harder: images of a kind
     python benchmarks/false_certificates.py --trials 2000 --kind deep    # near-copies, few outputs
+    python benchmarks/false_certificates.py --trials 1000 --kind half    # in float16 and bfloat16
+    python benchmarks/false_certificates.py --trials 2000 --kind wrappers  # see `wrapped_trials`
     python benchmarks/false_certificates.py --summary                    # what there is so far
 
 Thousands of small random trials; see `certificate_trials`. A certified input further than 1 % from
@@ -22,23 +24,32 @@ from pathlib import Path
 
 from rich.progress import track
 
-from benchmarks.certificate_trials import ALIKE, BATCHES, DEEP, run
+from benchmarks.certificate_trials import ALIKE, BATCHES, DEEP, HALF, run
+from benchmarks.wrapped_trials import KIND
+from benchmarks.wrapped_trials import run as run_wrapper
 
 RUNS = Path(__file__).parent / "results" / "certificates" / "trials.csv"
-ATTACK = Path(__file__).parent.parent / "attacks" / "tensor"
+WRAPPED = RUNS.with_name("wrappers.csv")
+ATTACKS = Path(__file__).parent.parent / "attacks"
 CHUNK = 100
 KEY = ("code", "kind", "first")
 COUNTS = ("trials", "samples", "certified", "false", "crashed")
 FIELDS = (*KEY, "corruption", *COUNTS)
+WRAPPED_COUNTS = (*COUNTS, "readable", "read")
+WRAPPED_FIELDS = ("code", "first", "dtype", *WRAPPED_COUNTS)
 
 Row = dict[str, str]
 Chunk = tuple[int, str | None]
 
 
-def code() -> str:
-    """Eight digits that stand for the attack as it is; comments and docstrings do not count."""
+def code(*folders: str) -> str:
+    """Eight digits that stand for the attack as it is; comments and docstrings do not count.
+
+    Trials on plain networks depend on the attack alone, those on wrapped ones on how models are
+    read as well: `folders` of the attacks that count.
+    """
     digest = hashlib.sha256()
-    for path in sorted(ATTACK.glob("*.py")):
+    for path in (path for folder in folders for path in sorted((ATTACKS / folder).glob("*.py"))):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -76,10 +87,7 @@ def run_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, collections.Counter[str]],
 
 def recorded() -> list[Row]:
     """All lines so far."""
-    if not RUNS.exists():
-        return []
-    with RUNS.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return _lines(RUNS)
 
 
 def table(rows: list[Row]) -> str:
@@ -98,16 +106,84 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def wrapped_chunk(first: int) -> tuple[int, dict[str, collections.Counter[str]], list[str]]:
+    """Counts of a hundred wrapped networks per dtype, and what has to be looked at."""
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    remarks = []
+    for seed in range(first, first + CHUNK):
+        o = run_wrapper(seed)
+        counts[o.dtype].update(
+            trials=1, samples=o.batch, certified=o.certified, false=o.false, crashed=o.crashed,
+            readable=o.readable, read=o.whole,
+        )  # fmt: skip
+        if o.false or o.crashed or o.readable > o.whole:
+            remarks.append(f"seed {seed}: {o}")
+    return first, counts, remarks
+
+
+def run_wrapped(options: argparse.Namespace) -> None:
+    """Run the wrapped networks that are not there yet and print a table per dtype."""
+    version = code("tensor", "reading", "features")
+    rows = _lines(WRAPPED)
+    done = {row["first"] for row in rows if row["code"] == version}
+    firsts = range(options.first, options.first + options.trials, CHUNK)
+    left = [] if options.summary else [first for first in firsts if str(first) not in done]
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+        outcomes = pool.imap_unordered(wrapped_chunk, left)
+        for first, counts, remarks in track(outcomes, "hundreds", total=len(left)):
+            print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
+            lines = [
+                [version, first, dtype, *(int(row[name]) for name in WRAPPED_COUNTS)]
+                for dtype, row in counts.items()
+            ]
+            _append(WRAPPED, WRAPPED_FIELDS, lines)
+    totals: dict[tuple[str, str], collections.Counter[str]] = {}
+    for row in _lines(WRAPPED):
+        for dtype in (row["dtype"], "all"):
+            numbers = {name: int(row[name]) for name in WRAPPED_COUNTS}
+            totals.setdefault((row["code"], dtype), collections.Counter()).update(numbers)
+    text = ["| code | client computes in | " + " | ".join(WRAPPED_COUNTS) + " |"]
+    text.append("|" + "---|" * (2 + len(WRAPPED_COUNTS)))
+    for key, row in sorted(totals.items(), key=lambda item: (item[0][0], item[0][1] != "all")):
+        numbers = [str(row[name]) for name in WRAPPED_COUNTS]
+        text.append("| " + " | ".join([*key, *numbers]) + " |")
+    title = "# Networks written and run in random ways"
+    WRAPPED.with_suffix(".md").write_text("\n".join([title, "", *text]) + "\n")
+    print(*text, sep="\n")
+
+
+def _lines(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(path: Path, fields: tuple[str, ...], lines: list[list[object]]) -> None:
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(fields)
+        writer.writerows(lines)
+
+
 def main() -> None:
     """Run the trials that are not there yet and print a table per corruption."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000, help="rounded up to hundreds")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--kind", choices=(*BATCHES, ALIKE, DEEP), help="batches of this kind only")
+    parser.add_argument(
+        "--kind", choices=(*BATCHES, ALIKE, DEEP, HALF, KIND), help="of this kind only"
+    )
     parser.add_argument("--summary", action="store_true", help="run nothing")
     options = parser.parse_args()
-    version = code()
+    if options.kind == KIND:
+        run_wrapped(options)
+        return
+    version = code("tensor")
     done = {tuple(row[name] for name in KEY) for row in recorded()}
     firsts = range(options.first, options.first + options.trials, CHUNK)
     chunks = [
@@ -115,19 +191,15 @@ def main() -> None:
         for first in ([] if options.summary else firsts)
         if (version, options.kind or "", str(first)) not in done
     ]
-    RUNS.parent.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         outcomes = pool.imap_unordered(run_chunk, chunks)
         for (first, kind), counts, remarks in track(outcomes, "hundreds", total=len(chunks)):
             print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
-            fresh = not RUNS.exists()
-            with RUNS.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if fresh:
-                    writer.writerow(FIELDS)
-                for corruption, row in counts.items():
-                    numbers = [int(row[name]) for name in COUNTS]
-                    writer.writerow([version, kind or "", first, corruption, *numbers])
+            lines = [
+                [version, kind or "", first, corruption, *(int(row[name]) for name in COUNTS)]
+                for corruption, row in counts.items()
+            ]
+            _append(RUNS, FIELDS, lines)
     text = table(recorded())
     (RUNS.parent / "table.md").write_text("# False certificates\n\n" + text + "\n")
     print(text)

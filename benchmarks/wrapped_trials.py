@@ -3,8 +3,8 @@
 A front (none, or dropout, noise, flips, normalisation, scaling, a mixture of samples, some of them
 only in training mode), a first layer that is a module or a function call, a random activation in
 one of many spellings, a random end, a client in training or evaluation mode and in a random
-precision. Readable is what has nothing in front, a curved or kinked activation, float32 or float64,
-and a batch of at most an eighth of the width.
+precision. Readable is what has nothing in front, biases, and float32 or float64 numbers: no batch
+has more samples than an eighth of the width, or than half an image's pixels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from attacks.testing.battery import nearest
 from attacks.testing.training import DropPath, Flip, Mixed, Noise, Shuffled
 
 KIND = "wrappers"
+DTYPES = (torch.float32,) * 5 + (torch.float64, torch.bfloat16, torch.float16)
 WRONG = 1e-2
 SIDE = 6
 """Of the images, which have one channel."""
@@ -127,6 +128,16 @@ class Outcome:
     false: int
     note: str
 
+    @property
+    def crashed(self) -> bool:
+        """Whether an attack raised anything but a refusal."""
+        return "crashed" in self.note
+
+    @property
+    def whole(self) -> bool:
+        """Whether the batch was readable and read."""
+        return self.readable and self.read == self.batch
+
 
 def logits(output: Any) -> Tensor:
     """The tensor in a network's output."""
@@ -145,8 +156,8 @@ def run(seed: int) -> Outcome:
     r = random.Random(seed)
     width = r.choice((64, 128, 256))
     network = Network(r, width, r.choice((2, 5, 10)))
-    dtype = r.choice((torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16))
-    training, batch = r.random() < 0.7, r.randint(2, max(2, width // 8))
+    dtype = r.choice(DTYPES)
+    training, batch = r.random() < 0.7, r.randint(2, min(width // 8, SIDE * SIDE // 2))
     x = torch.randn(batch, 1, SIDE, SIDE)
     outputs = network.last.out_features
     network.train(training).to(dtype)

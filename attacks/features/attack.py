@@ -29,6 +29,7 @@ from attacks.features.reading import Features, read_features, row_space
 from attacks.features.tokens import invert_tokens
 from attacks.reading.conduct import conduct
 from attacks.reading.inputs import drawing, resolve_input_shape
+from attacks.reading.modular import name_before
 from attacks.settings import count, listed, number, positive, weight
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import LinearPair, find_linear_pairs
@@ -95,16 +96,16 @@ class FeatureInversion(Attack):
             return exact.reconstruct(problem)
         shape = resolve_input_shape(problem.model, problem.input_shape)
         draw = drawing(problem.model, shape)
-        reasons = [conduct(problem.model, pair.hidden, draw).reason for pair in pairs]
         rewritten = in_layers(problem, unsteady=True)
         if rewritten is not problem:
             pairs = find_linear_pairs(rewritten.model, problem.input_shape)
         pair, per_image = readable_pair(rewritten, pairs, shape)
-        reason = reasons[pairs.index(pair)]
+        layer = name_before(rewritten.model, pair.hidden)
+        reason = conduct(problem.model, layer, draw).reason
         if reason is not None:
             refuse_company(rewritten, pair, shape, reason)
         found = self._read(rewritten, pair, per_image, shape, exact)
-        return found if reason is None else as_the_layer_saw(found, pair.hidden, reason)
+        return found if reason is None else as_the_layer_saw(found, layer, reason)
 
     def _read(
         self,

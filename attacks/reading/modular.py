@@ -79,6 +79,25 @@ def modular(
     return private_copy(rewritten), {own: gradient[n] for own, n in named if n in gradient}
 
 
+def name_before(model: nn.Module, layer: str) -> str:
+    """What a layer of a model that may have been rewritten was called before.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From `modular`.
+    layer : str
+        Name of one of its linear layers.
+
+    Returns
+    -------
+    str
+        Name of a layer, or of the parameter that was its weight.
+    """
+    before = getattr(model, "names", {}).get(f"{layer}.weight", f"{layer}.weight")
+    return str(before).removesuffix(".weight")
+
+
 def _bare(recording: Recording) -> dict[int, tuple[str, str | None]]:
     """Weight and bias of each call of the linear function on parameters that are no module's."""
     found: dict[int, tuple[str, str | None]] = {}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 NOISE = 1e-5
-"""Share of the largest singular value above which what the rank leaves over counts as noise."""
+"""Share of the largest singular value above which what the rank leaves over counts as noise, unless
+the entries' own unit roundoff is more."""
 FAINT = 0.3
 """Singular values, in unit roundoffs of the largest, above which errors may be behind them."""
 
@@ -128,7 +129,8 @@ def gradient_space(layer: LayerGradient, size: int | None = None) -> GradientSpa
     Q, S, Vh = torch.linalg.svd(layer.gradient, full_matrices=False)
     alive, longer = _alive(layer, S)
     rank = numerical_rank(alive, layer.precision, longer)
-    noisy = rank < len(alive) and float(S[rank]) > NOISE * float(S[0])
+    above = max(NOISE, layer.precision) * float(S[0]) if len(S) else 0.0
+    noisy = rank < len(alive) and float(S[rank]) > above
     white = len(alive) > 0 and noisy_rank(alive, longer, otherwise=-1) >= 0
     if layer.pruned and size is not None:
         rank = min(size, len(alive))

@@ -118,6 +118,10 @@ def in_front(front: str, *modules: nn.Module, training: bool = True) -> Instance
     )
 
 
+def _made(front: str, make: Callable[[], nn.Module]) -> Instance:
+    return in_front(front, make())
+
+
 def behind(*modules: nn.Module, readable: bool = True) -> Instance:
     """An instance in training mode with modules behind the pair."""
     model = nn.Sequential(
@@ -171,7 +175,7 @@ def _in_dtype(dtype: torch.dtype) -> Instance:
 
 
 def _autocast() -> Instance:
-    model = plain()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 48), nn.GELU(), nn.Linear(48, CLASSES))
     inputs, labels = batch()
 
     def loss(_: Tensor, target: Tensor) -> Tensor:
@@ -216,8 +220,8 @@ def training() -> list[Case]:
     }
     return [
         *(
-            Case(f"{name} in front", lambda f=f, make=make: in_front(f, make()))
-            for name, (f, make) in fronts.items()
+            Case(f"{name} in front", partial(_made, front, make))
+            for name, (front, make) in fronts.items()
         ),
         Case(
             "batch normalisation in front, evaluated",
