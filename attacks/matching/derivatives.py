@@ -22,7 +22,7 @@ LACKS = MISSING.format("an attack that matches gradients")
 
 
 def check_derivatives(client: Client, shape: tuple[int, ...], labels: Tensor) -> None:
-    """Refuse a client whose gradient's derivative would lack a part without a word.
+    """Refuse a client whose gradient cannot be computed, or would be differentiated wrongly.
 
     Parameters
     ----------
@@ -36,12 +36,20 @@ def check_derivatives(client: Client, shape: tuple[int, ...], labels: Tensor) ->
     Raises
     ------
     NotApplicable
-        If a layer is marked as differentiable once; the message names it.
-    RuntimeError
-        Whatever PyTorch raises where it cannot differentiate; see `undifferentiable`.
+        If model or loss raise something; if a layer is marked as differentiable once, where the
+        derivative would lack a part without a word. The message says what, or names the layer.
     """
     inputs = random_inputs(client.model, shape[1:], shape[0]).requires_grad_(True)
-    if ends_early(client.gradient(inputs, labels)):
+    try:
+        partial = ends_early(client.gradient(inputs, labels))
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # the model's and the loss' own code may raise anything
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        lacking = undifferentiable(client, shape, labels)
+        reason = lacking or f"The client's gradient cannot be computed: {told[0].rstrip('.')}."
+        raise NotApplicable(reason) from error
+    if partial:
         raise NotApplicable(undifferentiable(client, shape, labels) or f"The model {LACKS}")
 
 

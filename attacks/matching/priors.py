@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from attacks.errors import NotApplicable
+
 Prior = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps candidates (B, *input_shape) to (value, derivative)."""
 
@@ -68,13 +70,27 @@ class BatchStatistics(ForwardPrior):
     model : nn.Module
         The private copy the candidate is run through.
     statistics : mapping from module name to (mean, variance), each of shape (channels,)
+
+    Raises
+    ------
+    ValueError
+        If a name is no module's, or a shape not that of the module's channels.
     """
 
     def __init__(self, model: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         self._terms: dict[str, Tensor] = {}
-        for name, (mean, var) in statistics.items():
-            module = model.get_submodule(name)
-            like = next(model.parameters())
+        modules, like = dict(model.named_modules()), next(model.parameters())
+        for name, pair in statistics.items():
+            if name not in modules:
+                raise ValueError(f"batchnorm_statistics names {name!r}, no module of the model.")
+            module = modules[name]
+            mean, var = (torch.as_tensor(moment) for moment in pair)
+            channels = (getattr(module, "num_features", len(mean)),)
+            if mean.shape != channels or var.shape != channels:
+                raise ValueError(
+                    f"batchnorm_statistics of {name!r} have shapes {tuple(mean.shape)} and "
+                    f"{tuple(var.shape)}; the module has {channels[0]} channels."
+                )
             module.register_forward_pre_hook(self._watch(name, mean.to(like), var.to(like)))
 
     def _watch(self, name: str, mean: Tensor, var: Tensor) -> Callable[..., None]:
@@ -85,7 +101,15 @@ class BatchStatistics(ForwardPrior):
         return hook
 
     def penalty(self) -> Tensor:
-        """Sum over layers."""
+        """Sum over layers.
+
+        Raises
+        ------
+        NotApplicable
+            If the last pass came by none of them.
+        """
+        if not self._terms:
+            raise NotApplicable("No module that batchnorm_statistics names is used by the model.")
         return torch.stack(list(self._terms.values())).sum()
 
 

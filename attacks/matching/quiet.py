@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.errors import NotApplicable
 from attacks.reading.randomness import drawn_since, kept_randomness, states
 
 
@@ -30,6 +31,12 @@ def quieten(model: nn.Module, inputs: Tensor) -> bool:
     bool
         Whether the model draws nothing now. A module that draws in evaluation mode too is left as
         it was.
+
+    Raises
+    ------
+    NotApplicable
+        If the model does not take the inputs in the mode it is in, as normalisation over the batch
+        takes no single sample.
     """
     stubborn: set[nn.Module] = set()
     with torch.no_grad(), kept_randomness():
@@ -66,6 +73,12 @@ def _innermost(model: nn.Module, inputs: Tensor, but: set[nn.Module]) -> set[nn.
     ]
     try:
         model(inputs)
+    except Exception as error:  # a model's own code may raise anything
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        mode = "training" if model.training else "evaluation"
+        raise NotApplicable(
+            f"The model takes no batch of {len(inputs)} in {mode} mode: {told[0].rstrip('.')}."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -26,6 +26,7 @@ from torch.nn.functional import (
     relu6,
 )
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def differentiable_twice() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), _EqualFormulas():
+        with sdpa_kernel(SDPBackend.MATH), _EqualFormulas(), _nothing_recomputed():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -50,6 +51,27 @@ def differentiable_twice() -> Iterator[None]:
 
 
 _inside: ContextVar[bool] = ContextVar("inside differentiable_twice", default=False)
+
+
+@contextmanager
+def _nothing_recomputed() -> Iterator[None]:
+    """Call what is checkpointed reentrantly as it is: its derivatives by parameters get lost.
+
+    Only ``backward`` reaches them, and not ``torch.autograd.grad``, which then makes them zero.
+    """
+    before = vars(CheckpointFunction).get("apply")
+    CheckpointFunction.apply = staticmethod(_as_it_is)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        if before is None:
+            del CheckpointFunction.apply
+        else:
+            CheckpointFunction.apply = before  # type: ignore[method-assign]
+
+
+def _as_it_is(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+    return function(*args)
 
 
 def twice_differentiable(model: nn.Module) -> nn.Module:

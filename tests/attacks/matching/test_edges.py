@@ -202,11 +202,68 @@ def test_a_loss_without_a_second_derivative_is_named():
         )
 
 
-def test_other_errors_are_not_taken_for_it():
-    def broken(output, labels):
-        raise RuntimeError("of its own")
+def broken(output, labels):
+    raise KeyError("of its own")
 
-    model = network()
-    client = Client(model, ("1.weight",), broken)
-    with pytest.raises(RuntimeError, match="of its own"):
+
+def test_a_gradient_that_cannot_be_computed_is_refused():
+    client = Client(network(), ("1.weight",), broken)
+    with pytest.raises(NotApplicable, match=r"The client's gradient cannot be.*: 'of its own'\."):
         check_derivatives(client, (2, 1, 6, 6), torch.tensor([0, 1]))
+
+
+def test_labels_that_are_no_classes_are_refused():
+    model = network()
+    knows = {"labels": torch.tensor([0, 7])}
+    with pytest.raises(NotApplicable, match="Target 7 is out of bounds"):
+        attacks.InvertingGradients(2).run(
+            model, observed(model), input_shape=(1, 6, 6), knows=knows
+        )
+
+
+def test_a_batch_that_the_model_does_not_take_in_its_mode_is_refused():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    gradient = observed(model)
+    with pytest.raises(NotApplicable, match="takes no batch of 1 in training mode: Expected more"):
+        attacks.InvertingGradients(2).run(
+            model, gradient, input_shape=(1, 6, 6), knows={"batch_size": 1}
+        )
+
+
+@pytest.mark.parametrize(
+    ("statistics", "sentence"),
+    [
+        ({"9": (torch.zeros(8), torch.ones(8))}, "batchnorm_statistics names '9', no module"),
+        ({"2": (torch.zeros(8), torch.ones(1))}, r"of '2' have shapes \(8,\) and \(1,\)"),
+        ({"2": ([0.0] * 7, [1.0] * 7)}, "the module has 8 channels"),
+    ],
+    ids=["name", "unlike", "channels"],
+)
+def test_statistics_that_fit_no_layer_are_refused(statistics, sentence):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    knows = {"batch_size": 2, "batchnorm_statistics": statistics}
+    with pytest.raises(ValueError, match=sentence):
+        attacks.SeeThroughGradients(2).run(
+            model, observed(model), input_shape=(1, 6, 6), knows=knows
+        )
+
+
+def test_statistics_of_a_layer_that_is_not_used_are_refused():
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.norm = nn.Linear(36, 3), nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.used(x.flatten(1))
+
+    torch.manual_seed(0)
+    model = Skips()
+    value = nn.functional.cross_entropy(model(torch.rand(2, 1, 6, 6)), torch.tensor([0, 2]))
+    weight, bias = torch.autograd.grad(value, list(model.used.parameters()))
+    gradient = {"used.weight": weight, "used.bias": bias, "norm.weight": None, "norm.bias": None}
+    knows = {"batch_size": 2, "batchnorm_statistics": {"norm": (torch.zeros(8), torch.ones(8))}}
+    with pytest.raises(NotApplicable, match="No module that batchnorm_statistics names is used"):
+        attacks.SeeThroughGradients(2).run(model, gradient, input_shape=(1, 6, 6), knows=knows)

@@ -1,16 +1,16 @@
-"""Second derivatives: formulas against PyTorch's kernels, and layers that have none by name."""
+"""Second derivatives: formulas against PyTorch's kernels, switches, and recomputed layers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
-from attacks.reading.once import lacks_second_derivative, without_second_derivative
+from attacks.matching.client import Client, private_model
+from attacks.reading.once import without_second_derivative
 from attacks.reading.private import private_copy
 from attacks.reading.twice import differentiable_twice, twice_differentiable
 
@@ -172,98 +172,31 @@ def test_a_model_made_twice_differentiable_stays_so_when_copied():
     assert type(model) is nn.Sequential
 
 
-class Marked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, slope):
-        return slope * ctx.saved_tensors[0].cos()
-
-
-class InNumpy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, slope):
-        return torch.from_numpy(slope.numpy() * ctx.saved_tensors[0].cos().numpy())
-
-
-class Calls(nn.Module):
-    """A layer that is nothing but a call of a function."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def boxes(x):
-    corners = torch.tensor([[0.0, 0, 4, 4]]).to(x)
-    return torchvision.ops.roi_align(x, [corners] * len(x), 2)
-
-
-class Bags(nn.Module):
+class Reentrant(nn.Module):
     def __init__(self):
         super().__init__()
-        self.bag = nn.EmbeddingBag(5, 16)
+        self.layer = nn.Linear(6, 6)
 
     def forward(self, x):
-        words = torch.tensor([[0, 1, 2]]).expand(len(x), 3)
-        return (x.flatten(1) * self.bag(words)).view_as(x)
+        return checkpoint(self.layer, x.tanh(), use_reentrant=True)
 
 
-ONCE = {
-    "boxes": (Calls(boxes), "'1' (Calls)"),
-    "marked": (Calls(Marked.apply), "'1' (Calls)"),
-    "numpy": (Calls(InNumpy.apply), "'1' (Calls)"),
-    "response norm": (nn.CrossMapLRN2d(2), "'1' (CrossMapLRN2d)"),
-    "bags": (Bags(), "'1.bag' (EmbeddingBag)"),
-    "within": (nn.Sequential(nn.Tanh(), nn.CrossMapLRN2d(2)), "'1.1' (CrossMapLRN2d)"),
-    "deformable": (
-        Calls(
-            lambda x: torchvision.ops.deform_conv2d(
-                x, torch.zeros(len(x), 18, 4, 4).to(x), torch.ones(1, 1, 3, 3).to(x), padding=1
-            )
-        ),
-        "'1' (Calls)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("layer", "named"), ONCE.values(), ids=ONCE)
-def test_the_layer_without_a_second_derivative_is_named(layer, named):
-    model = private_copy(nn.Sequential(nn.Conv2d(1, 1, 1), layer, nn.Flatten(), nn.LazyLinear(3)))
-    model(torch.rand(2, 1, 4, 4))
-    assert without_second_derivative(model, torch.rand(2, 1, 4, 4)) == named
-
-
-def test_a_model_that_is_the_layer_is_named_by_its_own_class():
-    model = twice_differentiable(private_copy(nn.CrossMapLRN2d(2)))
-    assert without_second_derivative(model, torch.rand(2, 3, 4, 4)) == "CrossMapLRN2d"
-
-
-def test_losses():
+def test_reentrant_checkpoints_lose_no_gradient():
+    before = vars(CheckpointFunction).get("apply")
+    model = nn.Sequential(nn.Linear(6, 6), Reentrant(), nn.Linear(6, 6)).double()
     x = draw(4, 6)
-    assert not lacks_second_derivative(functional.cross_entropy, (x, CLASSES))
-    assert not lacks_second_derivative(functional.multi_margin_loss, (x, CLASSES))
-    assert not lacks_second_derivative(functional.cross_entropy, (x, "no labels"))
-
-    def ctc(output, labels):
-        lengths = torch.tensor([4]), torch.tensor([1])
-        return functional.ctc_loss(output.log_softmax(1)[:, None], labels[None, :1], *lengths)
-
-    assert lacks_second_derivative(ctc, (x, CLASSES))
+    nn.functional.cross_entropy(model(x), CLASSES).backward()
+    client = Client(
+        private_model(model, torch.float64),
+        tuple(name for name, _ in model.named_parameters()),
+        "cross_entropy",
+    )
+    leaf = x.clone().requires_grad_(True)
+    found = client.gradient(leaf, CLASSES)
+    for ours, p in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, p.grad)
+    assert torch.autograd.grad(found[2].square().sum(), leaf)[0].abs().sum() > 0
+    assert vars(CheckpointFunction).get("apply") is before
 
 
 def test_layers_that_are_recomputed_are_differentiated_twice():
