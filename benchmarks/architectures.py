@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from attacks import FeatureInversion, FeatureMatching, InvertingGradients, Knowledge, NotApplicable
 from attacks.base import Attack, Interrupted, Problem, Reconstruction
-from attacks.features.attack import readable_pair
+from attacks.features.pairs import readable_pair
 from attacks.features.diagnosis import response, spoken
 from attacks.features.front import Front, pair_alone, tail_of
 from attacks.features.reading import read_features

@@ -18,8 +18,9 @@ from attacks.errors import NotApplicable
 from attacks.matching.client import private_model
 from attacks.reading.inputs import drawing
 from attacks.reading.private import private_copy
-from attacks.reading.recording import Recording, Value, record
+from attacks.reading.recording import Recording, record
 from attacks.reading.replay import Replayed, rest_of
+from attacks.reading.steps import Value
 from attacks.tensor.layers import LinearPair
 
 

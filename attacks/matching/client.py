@@ -84,10 +84,6 @@ class Client:
         sequence of Tensor
             One for each of `names`, of the parameter's shape.
         """
-        with differentiable_twice():
-            return self._path(inputs, labels)
-
-    def _path(self, inputs: Tensor, labels: Tensor) -> Sequence[Tensor]:
         start = self.parameters
         if self.local_steps == 1:
             return self._one(self.model(inputs), labels, start)
@@ -103,5 +99,6 @@ class Client:
     def _one(
         self, output: Tensor, labels: Tensor, parameters: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        value = mean_loss(output, labels, self.loss)
+        with differentiable_twice():
+            value = mean_loss(output, labels, self.loss)
         return torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)

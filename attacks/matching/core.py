@@ -18,7 +18,6 @@ from attacks.matching.client import Client
 from attacks.matching.objective import Measure
 from attacks.matching.optimizers import Bounds, Optimizer
 from attacks.matching.priors import ForwardPrior, Prior
-from attacks.reading.twice import differentiable_twice
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class Match:
             value += weight * float(penalty.detach())
             outputs.append(penalty)
             seeds.append(torch.full_like(penalty, weight / factor))
-        with differentiable_twice():  # layers that are recomputed are called from here
-            slopes = list(torch.autograd.grad(outputs, free, seeds, materialize_grads=True))
+        slopes = list(torch.autograd.grad(outputs, free, seeds, materialize_grads=True))
         slopes = [slope.mul_(factor) for slope in slopes]
         for weight, prior in self.priors:
             cost, slope = prior(inputs.detach())

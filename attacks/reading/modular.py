@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from attacks.reading.conduct import conduct
 from attacks.reading.private import private_copy
-from attacks.reading.recording import Named, Recording, Value, record
+from attacks.reading.recording import Recording, record
 from attacks.reading.replay import Replayed, rest_of
+from attacks.reading.steps import Named, Value
 
 NAME = "linear_by_function_"
 """Of the modules that take a bare parameter's place, followed by a number."""

@@ -15,17 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.reading.private import Precise, private_copy
-from attacks.reading.recording import (
-    Called,
-    Lost,
-    Named,
-    Recording,
-    Rows,
-    Step,
-    Value,
-    leaves,
-    mapped,
-)
+from attacks.reading.recording import Recording
+from attacks.reading.steps import Called, Lost, Named, Rows, Step, Value, leaves, mapped
 
 Function = Callable[[Tensor], Tensor]
 

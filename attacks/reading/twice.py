@@ -26,15 +26,15 @@ from torch.nn.functional import (
     relu6,
 )
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointFunction
+from torch.utils import checkpoint
 
 
 @contextmanager
 def differentiable_twice() -> Iterator[None]:
     """Compute inside the block with what has a second derivative.
 
-    Forward pass, loss and all derivatives belong inside: a layer that is recomputed during the
-    backward pass is called from there. A block inside another costs nothing.
+    Forward pass and loss belong inside, their derivatives need not be. A block inside another costs
+    nothing.
     """
     if _inside.get():
         yield
@@ -55,23 +55,32 @@ _inside: ContextVar[bool] = ContextVar("inside differentiable_twice", default=Fa
 
 @contextmanager
 def _nothing_recomputed() -> Iterator[None]:
-    """Call what is checkpointed reentrantly as it is: its derivatives by parameters get lost.
+    """Call what is checkpointed as it is.
 
-    Only ``backward`` reaches them, and not ``torch.autograd.grad``, which then makes them zero.
+    A reentrant checkpoint's parameters get derivatives from ``backward`` alone, zeros from
+    ``torch.autograd.grad``; the other kind is computed again outside the block, by other formulas.
     """
-    before = vars(CheckpointFunction).get("apply")
-    CheckpointFunction.apply = staticmethod(_as_it_is)  # type: ignore[method-assign, assignment]
+    kind, module = checkpoint.CheckpointFunction, checkpoint
+    reentrant, other = vars(kind).get("apply"), module._checkpoint_without_reentrant_generator
+    kind.apply = staticmethod(_as_it_is)  # type: ignore[method-assign, assignment]
+    module._checkpoint_without_reentrant_generator = _nothing_kept
     try:
         yield
     finally:
-        if before is None:
-            del CheckpointFunction.apply
+        module._checkpoint_without_reentrant_generator = other
+        if reentrant is None:
+            del kind.apply
         else:
-            CheckpointFunction.apply = before  # type: ignore[method-assign]
+            kind.apply = reentrant  # type: ignore[method-assign]
 
 
 def _as_it_is(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
     return function(*args)
+
+
+def _nothing_kept(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """In place of what saves inputs before a function is called, and forgets what it saves."""
+    yield
 
 
 def twice_differentiable(model: nn.Module) -> nn.Module:

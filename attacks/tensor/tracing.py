@@ -16,9 +16,10 @@ from torch import Tensor
 from attacks.reading.conduct import Listening, same_values, weight_named
 from attacks.reading.private import private_copy
 from attacks.reading.randomness import kept_randomness
-from attacks.reading.recording import Recording, Value
+from attacks.reading.recording import Recording
 from attacks.reading.refusals import shared
 from attacks.reading.replay import Function, needed, part, reached
+from attacks.reading.steps import Value
 
 SEED = 0
 
