@@ -83,7 +83,7 @@ def run_job(config: ScenarioConfig) -> int:
     from fl_sim.check import as_scenario_error
     from fl_sim.display import Display
     from fl_sim.models.own import settled
-    from fl_sim.records import Results
+    from fl_sim.records import RESULTS_FILE, Results
     from fl_sim.report.verdict import shortfall
     from fl_sim.scenario import in_words, plain, run_scenario
 
@@ -105,6 +105,10 @@ def run_job(config: ScenarioConfig) -> int:
                 display.skipped(done)
                 return 0
         results = run_scenario(config, folder, display)
+    except KeyboardInterrupt:
+        if sweeping and not (folder / RESULTS_FILE).exists():  # stopped before it began
+            Results(plain(config), status="interrupted", message="Stopped by the user.").save(folder)
+        raise
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
