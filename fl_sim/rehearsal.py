@@ -34,7 +34,10 @@ SHIFT = 1e-2
 """Standard deviation of what an understudy adds to every weight."""
 
 SAME = 1e-2
-"""Relative difference up to which two aggregates are the same; rounding makes 1e-4."""
+"""Relative difference up to which two aggregates are the same."""
+
+EPS = float(np.finfo(np.float32).eps)
+"""Relative rounding of a weight."""
 
 PATIENCE = 5
 """How often a strategy may look for nodes in one round; Flower waits a second between two looks."""
@@ -191,13 +194,14 @@ def averaged(replies: list[Message]) -> list[Message]:
 
 
 def same_step(sent: ArrayRecord, one: ArrayRecord, other: ArrayRecord) -> bool:
-    """Tell whether two sets of weights have moved alike from those sent, up to `SAME`."""
-    moved, apart = 0.0, 0.0
+    """Tell whether two sets of weights moved alike from those sent, up to `SAME` and rounding."""
+    moved, apart, rounding = 0.0, 0.0, 0.0
     for name in sent:
         start, a, b = (r[name].numpy().astype(np.float64) for r in (sent, one, other))
         moved = max(moved, float(np.abs(a - start).max(initial=0)))
         apart = max(apart, float(np.abs(a - b).max(initial=0)))
-    return apart <= SAME * moved
+        rounding = max(rounding, 4 * EPS * float(np.abs(start).max(initial=0)))
+    return apart <= SAME * moved + rounding
 
 
 def _sent_by(
