@@ -84,21 +84,22 @@ class Client:
         sequence of Tensor
             One for each of `names`, of the parameter's shape.
         """
-        start = self.parameters
+        current, path = self.parameters, []
         if self.local_steps == 1:
-            return self._one(self.model(inputs), labels, start)
+            return self._one(inputs, labels, current, moved=False)
         # theta_{k+1} = theta_k - lr g_k; the update is lr times the sum of the g_k
-        current, path = start, []
         for _ in range(self.local_steps):
-            state = dict(zip(self.names, current, strict=True))
-            output = torch.func.functional_call(self.model, state, (inputs,))
-            path.append(self._one(output, labels, current))
+            path.append(self._one(inputs, labels, current, moved=True))
             current = [p - self.lr * g for p, g in zip(current, path[-1], strict=True)]
         return [torch.stack(g).mean(0) for g in zip(*path, strict=True)]
 
     def _one(
-        self, output: Tensor, labels: Tensor, parameters: Sequence[Tensor]
+        self, inputs: Tensor, labels: Tensor, parameters: Sequence[Tensor], moved: bool
     ) -> Sequence[Tensor]:
+        """Gradient at the model's own parameters, or where they have moved to."""
         with differentiable_twice():
+            state = dict(zip(self.names, parameters, strict=True)) if moved else {}
+            call = torch.func.functional_call
+            output = call(self.model, state, (inputs,)) if moved else self.model(inputs)
             value = mean_loss(output, labels, self.loss)
         return torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)

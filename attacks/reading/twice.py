@@ -60,18 +60,23 @@ def _nothing_recomputed() -> Iterator[None]:
     A reentrant checkpoint's parameters get derivatives from ``backward`` alone, zeros from
     ``torch.autograd.grad``; the other kind is computed again outside the block, by other formulas.
     """
-    kind, module = checkpoint.CheckpointFunction, checkpoint
-    reentrant, other = vars(kind).get("apply"), module._checkpoint_without_reentrant_generator
+    kind = checkpoint.CheckpointFunction
+    reentrant = vars(kind).get("apply")
+    others = {name: value for name, value in vars(checkpoint).items() if name.startswith(OTHER)}
     kind.apply = staticmethod(_as_it_is)  # type: ignore[method-assign, assignment]
-    module._checkpoint_without_reentrant_generator = _nothing_kept
+    vars(checkpoint).update(dict.fromkeys(others, _nothing_kept))
     try:
         yield
     finally:
-        module._checkpoint_without_reentrant_generator = other
+        vars(checkpoint).update(others)
         if reentrant is None:
             del kind.apply
         else:
             kind.apply = reentrant  # type: ignore[method-assign]
+
+
+OTHER = "_checkpoint_without_reentrant_generator"
+"""What PyTorch calls, by version, the function that prepares a checkpoint that is not reentrant."""
 
 
 def _as_it_is(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
@@ -125,7 +130,7 @@ class _EqualFormulas(TorchFunctionMode):
 
 
 def hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    """min(max(x + 3, 0), 6) / 6, as ``F.hardsigmoid``."""
+    """min(max(x + 3, 0), 6) / 6, as ``F.hardsigmoid``, whose kernel rounds 1 / 6 to float32."""
     value = relu6(input + 3) / 6
     return input.copy_(value) if inplace else value
 

@@ -172,39 +172,37 @@ def test_a_model_made_twice_differentiable_stays_so_when_copied():
     assert type(model) is nn.Sequential
 
 
-class Reentrant(nn.Module):
-    def __init__(self):
+class Checkpointed(nn.Module):
+    """A layer and a hard sigmoid that are computed again during the backward pass."""
+
+    def __init__(self, reentrant):
         super().__init__()
-        self.layer = nn.Linear(6, 6)
+        self.layer = nn.Sequential(nn.Linear(6, 6), nn.Hardsigmoid())
+        self.reentrant = reentrant
 
     def forward(self, x):
-        return checkpoint(self.layer, x.tanh(), use_reentrant=True)
+        return checkpoint(self.layer, x.tanh(), use_reentrant=self.reentrant)
 
 
-def test_reentrant_checkpoints_lose_no_gradient():
-    before = vars(CheckpointFunction).get("apply")
-    model = nn.Sequential(nn.Linear(6, 6), Reentrant(), nn.Linear(6, 6)).double()
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_lose_no_gradient(reentrant):
+    kind = CheckpointFunction
+    before = vars(kind).get("apply")
+    part = Checkpointed(reentrant)
+    model = nn.Sequential(nn.Linear(6, 6), part, nn.Linear(6, 6)).double()
     x = draw(4, 6)
     nn.functional.cross_entropy(model(x), CLASSES).backward()
-    client = Client(
-        private_model(model, torch.float64),
-        tuple(name for name, _ in model.named_parameters()),
-        "cross_entropy",
-    )
-    leaf = x.clone().requires_grad_(True)
-    found = client.gradient(leaf, CLASSES)
-    for ours, p in zip(found, model.parameters(), strict=True):
-        torch.testing.assert_close(ours, p.grad)
-    assert torch.autograd.grad(found[2].square().sum(), leaf)[0].abs().sum() > 0
-    assert vars(CheckpointFunction).get("apply") is before
-
-
-def test_layers_that_are_recomputed_are_differentiated_twice():
-    block = nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True).double()
-    x = draw(2, 3, 4).requires_grad_(True)
-    with differentiable_twice():
-        slopes = []
-        for made in (block(x), checkpoint(block, x, use_reentrant=False)):
-            (slope,) = torch.autograd.grad(made.sin().sum(), x, create_graph=True)
-            slopes.append(torch.autograd.grad(slope.sin().sum(), x)[0])
+    names = tuple(name for name, _ in model.named_parameters())
+    plain = nn.Sequential(model[0], nn.Tanh(), *part.layer, model[2])
+    slopes = []
+    for module, called in ((model, names), (plain, [n for n, _ in plain.named_parameters()])):
+        client = Client(private_model(module, torch.float64), tuple(called), "cross_entropy")
+        leaf = x.clone().requires_grad_(True)
+        found = client.gradient(leaf, CLASSES)
+        for ours, p in zip(found, model.parameters(), strict=True):
+            torch.testing.assert_close(ours, p.grad)
+        slopes.append(torch.autograd.grad(found[2].square().sum(), leaf)[0])
     torch.testing.assert_close(*slopes)
+    assert slopes[0].abs().sum() > 0
+    assert vars(kind).get("apply") is before
+    assert checkpoint(torch.sin, x, use_reentrant=reentrant).equal(x.sin())
