@@ -14,7 +14,7 @@ from fl_sim.config import ScenarioConfig
 from fl_sim.errors import ScenarioError
 from fl_sim.faults import FAULTS
 from fl_sim.federation import Federation
-from fl_sim.local import LOSSES
+from fl_sim.losses import LOSSES, outputs_needed
 from fl_sim.models import build_model
 from fl_sim.models.trial import try_model
 from strategies.cohort import sample_cohort
@@ -167,6 +167,7 @@ def check_model(config: ScenarioConfig, federation: Federation) -> None:
         federation.target(batches.labels[0], soft=bool(config.defense)),
         federation.data.num_classes,
         LOSSES[str(config.loss)],
+        outputs_needed(str(config.loss), federation.data.num_classes),
         config.device,
     )
 

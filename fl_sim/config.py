@@ -43,6 +43,8 @@ class LossName(StrEnum):
 
     cross_entropy = "cross_entropy"
     mse = "mse"
+    bce_with_logits = "bce_with_logits"
+    nll = "nll"
 
 
 @dataclass

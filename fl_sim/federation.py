@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fl_sim.config import ScenarioConfig
 from fl_sim.data import ImageData, batch_indices, load_data, share
+from fl_sim.losses import PER_CLASS
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Federation:
         """Turn class labels into what the scenario's loss compares with; `soft` asks for class
         probabilities, which every loss takes.
         """
-        if soft or self.config.loss == "mse":
+        if soft or self.config.loss in PER_CLASS:
             return torch.nn.functional.one_hot(labels, self.data.num_classes).float()
         return labels
 

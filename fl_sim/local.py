@@ -11,12 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fl_sim.defenses import Defense, Step
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": nn.functional.cross_entropy,
-    "mse": nn.functional.mse_loss,
-}
-"""Every loss takes outputs and targets and is reduced to the mean."""
+from fl_sim.losses import LOSSES
 
 Tensors = dict[str, Tensor]
 GradientOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensors, float]]
@@ -32,8 +27,9 @@ def local_gradient(
     model : nn.Module
         Stays as it is, but for buffers that its forward pass updates.
     inputs : Tensor of shape (B, C, H, W)
-    target : Tensor of shape (B,) for "cross_entropy" or (B, outputs) for "mse"
-    loss : "cross_entropy" or "mse"
+    target : Tensor of shape (B,) or (B, outputs)
+    loss : str
+        A key of `fl_sim.losses.LOSSES`, which says what the target is.
 
     Returns
     -------

@@ -50,7 +50,8 @@ class AttackRow:
         Inner layers' inputs the attack vouches for, where these need not be functions of one
         sample: then what it returns as the samples are estimates.
     false_certificates : int
-        Certified reconstructions that are no true sample (relative error above `EXACT`, or unmatched).
+        Certified reconstructions that are no true sample (relative error above `EXACT`, or
+        unmatched).
     label_accuracy : float or None
         Share of the true samples whose match carries the right label; None without labels.
     client : int

@@ -35,7 +35,7 @@ from fl_sim.defenses.central_dp import SeededNoise
 from fl_sim.federation import Federation
 from fl_sim.grants import granted
 from fl_sim.instantiate import instantiate
-from fl_sim.local import LOSSES
+from fl_sim.losses import LOSSES, predicted
 from fl_sim.models import build_model
 from fl_sim.records import TrainingRow
 from fl_sim.rehearsal import quietly, rehearse
@@ -271,7 +271,7 @@ def evaluate_model(
         output = model(federation.inputs(x).to(config.device))
         target = federation.target(y).to(config.device)
         loss += float(LOSSES[str(config.loss)](output, target)) * len(y)
-        right += int((output.argmax(1).cpu() == y).sum())
+        right += int((predicted(output).cpu() == y).sum())
     count = max(len(labels), 1)
     mean = loss / count if math.isfinite(loss) else None
     return TrainingRow(server_round, mean, right / count, tested=len(labels))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd
 
-from fl_sim.local import LOSSES
+from fl_sim.losses import LOSSES
 
 
 def upper_bound(

@@ -85,16 +85,26 @@ def understood(loss: Loss, model: nn.Module, input_shape: tuple[int, ...] | None
     except Exception:  # a model's own code may raise anything; the attack will say what
         output = None
     if isinstance(loss, str):
-        return "cross_entropy" if _log_probabilities(output) else nn.functional.nll_loss
+        return "cross_entropy" if log_probabilities(output) else nn.functional.nll_loss
     width = 2 if output is None else output.reshape(len(output), -1).shape[1]
     kind = _kind(loss, width, output)
     if kind == "nll":
-        return "cross_entropy" if _log_probabilities(output) else loss
+        return "cross_entropy" if log_probabilities(output) else loss
     return kind or loss
 
 
-def _log_probabilities(output: Tensor | None) -> bool:
-    """Whether outputs (n, C) are logarithms of distributions: then log-likelihood is all of it."""
+def log_probabilities(output: Tensor | None) -> bool:
+    """Whether outputs are logarithms of distributions: then their likelihood is cross entropy.
+
+    Parameters
+    ----------
+    output : Tensor of shape (n, C), optional
+        Of any other shape, or None, they are none.
+
+    Returns
+    -------
+    bool
+    """
     if output is None or output.dim() != 2:
         return False
     total = output.logsumexp(1)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks.errors import NotApplicable
+from attacks.reading.losses import log_probabilities
 from fl_sim.errors import ScenarioError
+from fl_sim.losses import negative_log_likelihood
 
 
 def try_model(
@@ -23,6 +25,7 @@ def try_model(
     target: Tensor,
     num_classes: int,
     loss: Callable[[Tensor, Tensor], Tensor],
+    fitting: tuple[int, ...],
     device: str = "cpu",
 ) -> None:
     """Refuse a model that cannot be trained on a batch.
@@ -38,6 +41,8 @@ def try_model(
         Class labels of shape (B,), or one value for each output, of shape (B, num_classes).
     num_classes : int
     loss : callable (outputs, target) -> Tensor of shape ()
+    fitting : tuple of int
+        Numbers of outputs that fit a target with one value for each class.
     device : str, default "cpu"
         Where the step is taken.
 
@@ -54,7 +59,7 @@ def try_model(
         try:
             model, inputs, target = model.to(device), inputs.to(device), target.to(device)
             with torch.no_grad():
-                _check_outputs(model.eval()(inputs), name, target, num_classes)
+                _check_outputs(model.eval()(inputs), name, target, num_classes, fitting)
             outputs = model.train()(inputs)
         except ScenarioError:
             raise
@@ -62,7 +67,12 @@ def try_model(
             raise ScenarioError(
                 f"{name} fails on inputs of shape {shape}: {_told(error)}"
             ) from error
-        _check_outputs(outputs, name, target, num_classes)
+        _check_outputs(outputs, name, target, num_classes, fitting)
+        if loss is negative_log_likelihood and not log_probabilities(outputs):
+            raise ScenarioError(
+                f"{name} gives outputs that are no log-probabilities, which loss=nll takes: end it "
+                "in log_softmax, or set loss=cross_entropy."
+            )
         if not outputs.requires_grad:
             raise ScenarioError(
                 f"{name} gives outputs that do not depend on its parameters, so it cannot be "
@@ -92,7 +102,9 @@ def _check_values(model: nn.Module, name: str) -> None:
             ) from error
 
 
-def _check_outputs(outputs: Any, name: str, target: Tensor, num_classes: int) -> None:
+def _check_outputs(
+    outputs: Any, name: str, target: Tensor, num_classes: int, fitting: tuple[int, ...]
+) -> None:
     """Raise `ScenarioError` unless these are outputs that the loss can be taken of."""
     if not isinstance(outputs, Tensor):
         raise ScenarioError(f"{name} returns a {type(outputs).__name__}, not a tensor.")
@@ -102,8 +114,8 @@ def _check_outputs(outputs: Any, name: str, target: Tensor, num_classes: int) ->
             f"{name} gives outputs of shape {shape} for {images} inputs; it has to be "
             f"({images}, {num_classes}), one output for each class."
         )
-    needs_all = target.dim() == 2 and shape[1] != num_classes
-    if shape[1] < num_classes or needs_all:
+    fits = shape[1] in fitting if target.dim() == 2 else shape[1] >= num_classes
+    if not fits:
         many = "1 output" if shape[1] == 1 else f"{shape[1]} outputs"
         raise ScenarioError(
             f"{name} gives {many} for each input, but the data has {num_classes} classes; the loss "
