@@ -70,9 +70,13 @@ def judge(results: Results) -> Verdict:
     if read == total:
         tone: Tone = "leak"
     else:
-        tone = "partial" if read or close else "safe"
+        seen = sum(row.features_certified for row in results.attacks)
+        tone = "partial" if read or close or seen else "safe"
         if tone == "safe" and all(row.status != "ok" for row in results.attacks):
             tone = "open"
+        if seen:
+            told = "is certified; the images themselves are estimates."
+            notes.append(Note("warning", f"What a layer saw of {plural(seen, 'image')} {told}"))
     if close:
         images = plural(close, "more image" if read else "image")
         told = f"not exact, but with a PSNR of {CLOSE:.0f} dB or more."

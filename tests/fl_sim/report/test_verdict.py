@@ -109,3 +109,13 @@ def test_an_attack_that_the_user_stopped_hides_no_image():
     verdict = judge(results(nothing, status="interrupted"))
     assert verdict.headline == "The run stopped before any attack had ended."
     assert verdict.tone == "open"
+
+
+def test_certified_features_without_images_are_no_safety():
+    row = attacked(0, [0.5, 0.6], certified=[False, False], features_certified=2)
+    verdict = judge(results(row))
+    assert verdict.tone == "partial"
+    assert verdict.notes[0].kind == "warning"
+    assert verdict.notes[0].text == (
+        "What a layer saw of 2 images is certified; the images themselves are estimates."
+    )
