@@ -88,6 +88,8 @@ def run_job(config: ScenarioConfig) -> int:
     from fl_sim.scenario import in_words, plain, run_scenario
 
     INTERRUPTS.loaded()
+    if INTERRUPTS.pressed:  # in the job before, where something else failed because of it
+        raise KeyboardInterrupt
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     sweeping = context.mode == RunMode.MULTIRUN
@@ -107,7 +109,8 @@ def run_job(config: ScenarioConfig) -> int:
         results = run_scenario(config, folder, display)
     except KeyboardInterrupt:
         if sweeping and not (folder / RESULTS_FILE).exists():  # stopped before it began
-            Results(plain(config), status="interrupted", message="Stopped by the user.").save(folder)
+            stopped = Results(plain(config), status="interrupted", message="Stopped by the user.")
+            stopped.save(folder)
         raise
     except Exception as error:
         if os.environ.get(TRACEBACK):

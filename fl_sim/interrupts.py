@@ -10,6 +10,7 @@ This module loads nothing but the standard library, so that it is there before t
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -35,26 +36,37 @@ class Interrupts:
 
     def __init__(self, command: str) -> None:
         self.command = command
+        self.pressed = False
+        """Whether Ctrl-C was pressed once since the command loaded."""
         self.undo: Callable[[], None] = lambda: None
         """Removes what a command leaves behind that was stopped before anything ran."""
-        self._loading, self._pressed = True, False
+        self._loading = True
 
     def install(self) -> None:
+        """Take Ctrl-C over for the rest of the process, in which nothing else runs."""
+        if self._take():
+            # the first to be registered is the last to be called, and then there is little left
+            # that could be stopped; Python would give Ctrl-C back to the system
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+    def _take(self) -> bool:
         """Take Ctrl-C over, unless the process was started to ignore it, as by nohup."""
-        self._loading, self._pressed = True, False
+        self._loading, self.pressed = True, False
         ours = threading.current_thread() is threading.main_thread()
-        if ours and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
-            signal.signal(signal.SIGINT, self._press)
+        if not ours or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+            return False
+        signal.signal(signal.SIGINT, self._press)
+        return True
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Take Ctrl-C over inside the block only, in a process that does other things after it."""
         before = signal.getsignal(signal.SIGINT)
-        self.install()
+        taken = self._take()
         try:
             yield
         finally:
-            if threading.current_thread() is threading.main_thread():
+            if taken:
                 signal.signal(signal.SIGINT, before)
 
     def loaded(self) -> None:
@@ -62,8 +74,8 @@ class Interrupts:
         self._loading = False
 
     def _press(self, number: int, frame: Any) -> None:
-        if not self._loading and not self._pressed:
-            self._pressed = True
+        if not self._loading and not self.pressed:
+            self.pressed = True
             raise KeyboardInterrupt
         with suppress(OSError):
             if self._loading:

@@ -30,9 +30,17 @@ def started(folder, *arguments, module="fl_sim.cli", **settings):
     return process
 
 
+def ended(process):
+    """Wait for its end, and return what it wrote to stderr."""
+    try:
+        return process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+
+
 def told_once(process, command="fl-sim"):
     """Return the sentence of a command that was stopped, after a look at all it said."""
-    _, err = process.communicate(timeout=120)
+    err = ended(process)
     assert process.returncode == 130, err
     assert re.fullmatch(f"{command}: ({'|'.join(SENTENCES)})\n", err), err
     return err
@@ -57,7 +65,7 @@ def test_ctrl_c_stops_a_report_too(tmp_path, delay):
     process = started(tmp_path, "done", module="fl_sim.report.cli")
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    err = ended(process)
     assert process.returncode == 130 or (process.returncode, err) == (0, "")  # had it been faster
     assert re.fullmatch(rf"(fl-sim-report: ({'|'.join(SENTENCES)})\n)?", err), err
 
@@ -77,7 +85,7 @@ def test_a_command_that_is_to_ignore_ctrl_c_goes_on(tmp_path):
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     process = started(tmp_path, *TINY, "hydra.run.dir=done", **ignoring)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    err = ended(process)
     assert (process.returncode, err) == (0, "")
 
 
