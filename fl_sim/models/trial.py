@@ -116,10 +116,11 @@ def _check_outputs(
         )
     fits = shape[1] in fitting if target.dim() == 2 else shape[1] >= num_classes
     if not fits:
+        remedy = ", or set loss=bce_with_logits" if (shape[1], num_classes) == (1, 2) else ""
         many = "1 output" if shape[1] == 1 else f"{shape[1]} outputs"
         raise ScenarioError(
             f"{name} gives {many} for each input, but the data has {num_classes} classes; the loss "
-            "needs one output for each class."
+            f"needs one output for each class{remedy}."
         )
     if not outputs.is_floating_point():
         raise ScenarioError(f"{name} gives outputs of type {outputs.dtype}, which is not floating.")
