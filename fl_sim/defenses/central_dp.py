@@ -34,7 +34,9 @@ class CentralDp(Defense):
         The mean of the changes gets noise of standard deviation
         ``noise_multiplier * clipping_norm / clients per round``.
     adaptive : bool, default False
-        Move the bound towards the median norm from round to round (Andrew et al. 2021).
+        Let Flower move the bound from round to round. It is meant to approach the median norm
+        (Andrew et al. 2021), but as of Flower 1.41 it shrinks where most updates exceed it, and
+        grows where few do.
 
     Raises
     ------
