@@ -330,5 +330,5 @@ def test_one_output_for_two_classes_is_refused_where_the_loss_needs_two(loss, ta
     def build():
         return nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
 
-    with pytest.raises(ScenarioError, match="has 2 classes; .* or set loss=bce_with_logits"):
+    with pytest.raises(ScenarioError, match=r"has 2 classes; .* or set loss=bce_with_logits"):
         try_model(build, "it", torch.rand(2, 4), target, 2, loss, (2,))
