@@ -65,8 +65,8 @@ def unreadable(override: str) -> str:
     plain = f"'{key}=\"{value}\"'"
     typed = shlex.quote(f"{key}={in_quotes(value)}") if set(value) & set("'\"\\$") else plain
     return (
-        f"{override} cannot be read, for commas, equals signs, brackets and quotes in a value have "
-        f"a meaning of their own; if it is one text, such as a path, type {typed}."
+        f"{override} cannot be read: commas, equals signs, brackets, quotes and letters beyond "
+        f"a to z have to stand in quotes; if the value is one text, such as a path, type {typed}."
     )
 
 

@@ -32,10 +32,10 @@ def settled(config: ScenarioConfig) -> ScenarioConfig:
         If the class cannot be loaded.
     """
     model: Any = OmegaConf.to_container(config.model, resolve=True)
-    group = config_folder() / "model" / f"{model.get('name')}.yaml"
-    if not group.is_file():
+    groups = {path.stem: path for path in (config_folder() / "model").glob("*.yaml")}
+    if model.get("name") not in groups:
         return config
-    defaults = yaml.safe_load(group.read_text())
+    defaults = yaml.safe_load(groups[model["name"]].read_text())
     if model.get("_target_") == defaults["_target_"]:
         return config
     target = load(str(model.get("_target_")), "model")

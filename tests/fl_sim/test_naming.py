@@ -142,6 +142,16 @@ def test_a_sweep_over_paths_that_read_alike_keeps_every_job(tmp_path):
     assert list((tmp_path / "multirun/all").glob("*/results.json")) == results
 
 
+def test_a_sweep_over_values_that_are_no_file_names_keeps_every_job(tmp_path):
+    values = ["x" * 3000, "x" * 3001, "漢" * 120, "漢" * 121, "a\nb", "a b", "../..", "é"]
+    names = ",".join(f"'{value}'" for value in values)
+    done = run(tmp_path, "-m", *TINY, "sweep.name=all", f"model.name={names}")
+    assert (done.returncode, done.stderr) == (0, "")
+    results = (tmp_path / "multirun/all").glob("*/results.json")
+    ran = [json.loads(path.read_text())["scenario"]["model"]["name"] for path in results]
+    assert sorted(ran) == sorted(values)
+
+
 @pytest.mark.slow
 def test_jobs_at_the_same_time_do_not_take_each_others_folder(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
