@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks.base import Attack, NotApplicable, Problem, Reconstruction, in_layers
 from attacks.batch_size import batch_size_of
 from attacks.labels import inferred_labels
-from attacks.linear import LinearCall, bias_gradients, linear_calls
+from attacks.linear import LinearCall, bias_gradients, linear_calls, output_slopes
 from attacks.reading.inputs import drawing, resolve_input_shape
 from attacks.reading.losses import parallel_errors
 from attacks.reading.private import private_copy
@@ -55,7 +55,8 @@ class AnalyticAttack(Attack):
         x = inputs.reshape(-1, *shape)
         proved = size == 1 and single_sample(problem, layer, x)
         labels = None
-        if size == 1 and problem.loss == "cross_entropy" and any(c.at_output for c in calls):
+        shown = any(c.at_output and c.weight in problem.gradient for c in calls)
+        if size == 1 and problem.loss == "cross_entropy" and shown:
             labels = inferred_labels(problem, calls, 1)
         return Reconstruction(
             inputs=x.to(dW.dtype),
@@ -124,7 +125,8 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
     Behind units of equal slopes the columns of a whole batch are parallel as soon as its errors
     are: for one output, and for two under cross entropy. The quotient is a weighted mean then.
     Under cross entropy one of the classes has to explain how large dL/db is, which a mean does not;
-    under any other loss with one output any size can be explained, and nothing is proved.
+    under any other loss with one output, or a single way from the layer to the outputs, any size can
+    be explained, and nothing is proved.
 
     Parameters
     ----------
@@ -143,9 +145,10 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
         return False
     db = problem.gradient[layer.bias].double()
     if problem.loss != "cross_entropy":
-        with torch.no_grad():
-            output = private_copy(problem.model).eval()(inputs.to(layer.module.weight))
-        return not parallel_errors(problem.loss, output.numel())
+        slopes = output_slopes(problem.model, layer.name, inputs)  # (C, m)
+        S = torch.linalg.svdvals(slopes)
+        narrow = len(S) < 2 or bool(S[1] <= EXACT * S[0])
+        return not (narrow or parallel_errors(problem.loss, len(slopes)))
     expected = bias_gradients(problem.model, layer.name, inputs[:1])[0]
     return bool(((expected - db).norm(dim=1) < EXACT * db.norm()).any())
 

@@ -23,7 +23,7 @@ from attacks.reading.handover import named_gradient
 from attacks.reading.inputs import checked_shape, drawing, resolve_input_shape
 from attacks.reading.losses import Loss, checked_loss, understood
 from attacks.reading.modular import modular
-from attacks.reading.private import private_copy
+from attacks.reading.private import kept_buffers, private_copy
 from attacks.reading.randomness import kept_randomness
 
 __all__ = [
@@ -212,6 +212,25 @@ class Attack(ABC):
         """
         checked_loss(loss)
         shape = checked_shape(input_shape)
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(f"generator={generator!r} is no torch.Generator.")
+        with kept_randomness(), kept_buffers(model):
+            return self._run(
+                model, gradient, shape, loss, Knowledge.of(knows), generator, local or LocalWork()
+            )
+
+    def _run(
+        self,
+        model: nn.Module,
+        gradient: Mapping[str, Any] | Iterable[Any],
+        shape: tuple[int, ...] | None,
+        loss: Loss,
+        knows: Knowledge,
+        generator: torch.Generator | None,
+        local: LocalWork,
+    ) -> Reconstruction:
+        """`run` on checked values."""
+        knows.check_shape(shape)
         private = private_copy(model)
         named = named_gradient(private, gradient)
         for name, parameter in private.named_parameters():
@@ -221,13 +240,12 @@ class Attack(ABC):
             gradient=named,
             input_shape=shape,
             loss=understood(loss, private, shape),
-            knows=Knowledge.of(knows),
+            knows=knows,
             generator=_on_cpu(generator or torch.Generator().manual_seed(0)),
-            local=local or LocalWork(),
+            local=local,
         )
         start = time.perf_counter()
-        with kept_randomness():
-            found = self.reconstruct(problem)
+        found = self.reconstruct(problem)
         if not isinstance(found, Reconstruction):
             kind = type(found).__name__
             raise TypeError(

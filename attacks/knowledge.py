@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attacks.reading.handover import label_tensor, ordered_range, whole_number
@@ -45,6 +46,11 @@ class Knowledge:
             object.__setattr__(self, "batch_size", size)
         if self.data_range is not None:
             object.__setattr__(self, "data_range", ordered_range(self.data_range))
+        if not isinstance(self.batchnorm_statistics, Mapping | None):
+            raise ValueError(
+                f"batchnorm_statistics={self.batchnorm_statistics!r} is no mapping from layers to "
+                "(mean, variance)."
+            )
         if self.labels is not None and self.batch_size not in (None, len(self.labels)):
             raise ValueError(
                 f"{len(self.labels)} labels are granted for batch_size={self.batch_size}."
@@ -75,6 +81,22 @@ class Knowledge:
         if strange := [name for name in grants or {} if name not in known]:
             raise ValueError(f"knows has {strange[0]!r}, which is none of {', '.join(known)}.")
         return cls(**(grants or {}))
+
+    def check_shape(self, input_shape: tuple[int, ...] | None) -> None:
+        """Raise `ValueError` unless the granted range fits inputs of a shape, if that is known."""
+        if self.data_range is None or input_shape is None:
+            return
+        for end in self.data_range:
+            shape = tuple(torch.as_tensor(end).shape)
+            try:
+                fits = torch.broadcast_shapes(shape, input_shape) == input_shape
+            except RuntimeError:
+                fits = False
+            if not fits and shape != (1, *input_shape):
+                raise ValueError(
+                    f"data_range has ends of shape {shape}, which do not fit inputs of shape "
+                    f"{input_shape}."
+                )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -145,5 +145,35 @@ def bias_gradients(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     return torch.stack(rows, 1).detach()
 
 
+def output_slopes(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+    """Derivative of the model's outputs by what a linear layer returns, for one input.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    layer : str
+        Name of the layer.
+    inputs : Tensor of shape (1, *input_shape)
+
+    Returns
+    -------
+    Tensor of shape (outputs, units)
+        In float64.
+    """
+    private = private_copy(model).eval().double()
+    seen: list[Tensor] = []
+    handle = private.get_submodule(layer).register_forward_hook(
+        lambda _, __, output: seen.append(output)
+    )
+    try:
+        with torch.enable_grad():
+            outputs = private(inputs[:1].double()).flatten()
+    finally:
+        handle.remove()
+    rows = [torch.autograd.grad(o, seen[0], retain_graph=True)[0].flatten() for o in outputs]
+    return torch.stack(rows).detach()
+
+
 def _own(layer: str, kind: str) -> str:
     return f"{layer}.{kind}" if layer else kind

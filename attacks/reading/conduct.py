@@ -18,13 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attacks.reading.memory import asking, changed_number, generator_states, kept_numbers
 from attacks.reading.private import private_copy
 from attacks.reading.randomness import drawn_since, kept_randomness, states
+from attacks.reading.steps import by_place
 
 Draw = Callable[[int], Tensor]
 
 SEEDS = (1, 2, 3)
 """Of the random numbers in the runs in training mode."""
+SIZES = (1, 2, 3, 5, 6, 7, 8, 9, 10, 12, 16, 32, 64)
+"""Of batches that a model hands on."""
+COMPANIES = (2, 3, 4, 5, 6, 8)
+"""Sizes of batches in which a sample has to be what it is alone."""
+SPECIAL = (-1.0, 0.0, 1.0, 255.0, 0.5, -999.0, 127.0, 2.0, 1e-8, -0.25, 1e4, 3.0)
+"""Values that stand for something in somebody's data: missing, padded, white, a class."""
 ALIKE = 1e-4
 """Relative difference up to which a sample alone is what it is among others."""
 
@@ -81,6 +89,7 @@ class Listening(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        args, kwargs = by_place(func, args, kwargs or {})
         name = None
         if func is nn.functional.linear and len(args) > 1:
             name = next((n for n, w in self.weights.items() if w is args[1]), None)
@@ -121,54 +130,114 @@ def conduct(model: nn.Module, layer: str, draw: Draw) -> Conduct:
     Conduct
     """
     x = draw(4)
-    quiet, lively = private_copy(model).eval(), private_copy(model).train()
+    quiet, lively = private_copy(model).eval(), _in_training(model)
     plain = _passes(quiet, layer, x)
-    passes = plain.seen is not None and same_values(plain.seen, x)
-    for other in (1e3 * x, 1e-3 * x.abs(), x.abs().clamp_max(1), x + 7):
-        seen = _passes(quiet, layer, other).seen
-        passes = passes and seen is not None and same_values(seen, other)
     if plain.seen is None:
         return Conduct(False, f"{layer!r} is not used for every input")
+    if len(plain.seen) < len(x) and plain.seen.dim() > 1:
+        return Conduct(False, f"{layer!r} is handed a part of the batch at a time")
+    passes = same_values(plain.seen, x) and _hands_on(quiet, layer, draw)
     again = _passes(quiet, layer, x, seed=SEEDS[0])
     if plain.drew or again.seen is None or not same_values(again.seen, plain.seen):
         return Conduct(False, f"what the model hands to {layer!r} is drawn at random")
+    graded = _passes(quiet, layer, x, grad=True)
+    if graded.seen is None or not same_values(graded.seen, plain.seen):
+        return Conduct(False, f"{layer!r} is handed something else while gradients are recorded")
     try:
-        runs = [_passes(lively, layer, x, seed) for seed in SEEDS]
+        told = _liveliness(lively, layer, x, plain)
     except Exception as reason:  # the module's own code may raise anything
         return Conduct(False, f"the model cannot be run in training mode: {_line(reason)}")
-    for run in runs:
-        if run.drew or run.seen is None or not same_values(run.seen, plain.seen):
-            return Conduct(
-                False, f"in training mode {_culprit(plain, run)} changes what {layer!r} sees"
-            )
-    if not passes and (told := _company(quiet, layer, x, plain.seen)):
-        return Conduct(False, told)
-    return Conduct(passes, None)
+    if told is None and passes and not _hands_on(lively, layer, draw):
+        told = f"in training mode the model changes what {layer!r} sees"
+    if told is None and not passes:
+        told = _company(quiet, layer, draw) or _company(lively, layer, draw)
+    return Conduct(passes and told is None, told)
 
 
-def _company(model: nn.Module, layer: str, x: Tensor, seen: Tensor) -> str | None:
+def _in_training(model: nn.Module) -> nn.Module:
+    """A copy in training mode, its modules too that keep themselves out of it."""
+    lively = private_copy(model).train()
+    for module in lively.modules():
+        module.training = True
+    return lively
+
+
+def _liveliness(lively: nn.Module, layer: str, x: Tensor, plain: Pass) -> str | None:
+    """Complaint about what a model does before a layer in training mode."""
+    before = kept_numbers(lively)
+    with asking(lively) as asked:
+        for seed in SEEDS:
+            run = _passes(lively, layer, x, seed, grad=True)
+            if run.drew or run.seen is None or plain.seen is None:
+                return f"in training mode {_culprit(plain, run)} changes what {layer!r} sees"
+            if not same_values(run.seen, plain.seen):
+                return f"in training mode {_culprit(plain, run)} changes what {layer!r} sees"
+    if asked:
+        who = repr(asked[0]) if asked[0] else "the model"
+        return f"before {layer!r} {who} asks whether it is in training mode"
+    if name := changed_number(before, kept_numbers(lively)):
+        return f"before {layer!r} the model changes {name!r}, which it keeps from call to call"
+    return None
+
+
+def _hands_on(model: nn.Module, layer: str, draw: Draw) -> bool:
+    """Whether a layer is handed the very input, for batches of many sizes and kinds of values."""
+    x = draw(4)
+    bytes_ = (x.abs() * 100).clamp_max(255).round()
+    listed = x.new_tensor(SPECIAL)[torch.arange(x.numel(), device=x.device) % len(SPECIAL)]
+    special = listed.reshape(x.shape)
+    whole = bytes_.to(torch.uint8)
+    probes = [
+        whole,
+        1e3 * x,
+        1e-3 * x.abs(),
+        x.abs().clamp_max(1),
+        x + 7,
+        bytes_,
+        bytes_ / 255,
+        special,
+    ]
+    for probe in (*probes, *(draw(size) for size in SIZES)):
+        try:
+            seen = _passes(model, layer, probe, grad=True).seen
+        except Exception:  # a size or values that the model refuses, a client cannot have had
+            continue
+        if seen is None or not same_values(seen, probe):
+            return False
+    return True
+
+
+def _company(model: nn.Module, layer: str, draw: Draw) -> str | None:
     """Complaint if a sample alone is not what it is among others."""
-    rows = len(seen) // len(x)
+    told = f"what {layer!r} sees of a sample depends on the others'"
     try:
-        alone = _passes(model, layer, x[:1]).seen
+        alone = _passes(model, layer, draw(1)).seen
     except Exception:  # a batch of one is not taken: normalisation over the batch, most likely
-        alone = None
-    gap = torch.inf
-    if alone is not None and alone.shape == seen[:rows].shape:
-        gap = float((alone - seen[:rows]).norm() / seen[:rows].norm().clamp_min(1e-30))
-    return None if gap <= ALIKE else f"what {layer!r} sees of a sample depends on the others'"
+        return told
+    for size in COMPANIES:
+        x = draw(size)
+        x[:1] = draw(1)
+        seen = _passes(model, layer, x).seen
+        if alone is None or seen is None or len(seen) != size * len(alone):
+            return told
+        gap = (alone - seen[: len(alone)]).norm() / alone.norm().clamp_min(1e-30)
+        if not float(gap) <= ALIKE:
+            return told
+    return None
 
 
-def _passes(model: nn.Module, layer: str, x: Tensor, seed: int = 0) -> Pass:
+def _passes(model: nn.Module, layer: str, x: Tensor, seed: int = 0, grad: bool = False) -> Pass:
     run = Pass(None, False)
     weight = weight_named(model, layer)
-    with torch.no_grad(), kept_randomness(seed), _watched(model, run):
+    generators = generator_states(model)
+    with torch.set_grad_enabled(grad), kept_randomness(seed), _watched(model, run):
         listening = Listening({layer: weight}, stop=True)
         try:
             with listening:
                 model(x.clone())
         except _Arrived:
             run.seen, run.drew = listening.heard[layer], listening.drew
+    run.drew = run.drew or generator_states(model) != generators
     return run
 
 

@@ -7,6 +7,7 @@ cannot be meant is refused in one sentence that names it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-PREFIXES = ("module", "_orig_mod", "model", "_forward_module")
-"""Components that wrappers (DataParallel, compile, Lightning, DeepSpeed) put into names."""
+PREFIXES = (
+    "module", "_orig_mod", "model", "_forward_module", "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+)  # fmt: skip
+"""Components that wrappers (DataParallel, compile, Lightning, DeepSpeed, FSDP) put into names."""
 
 
 def named_gradient(model: nn.Module, gradient: Any) -> dict[str, Tensor]:
@@ -44,13 +48,16 @@ def named_gradient(model: nn.Module, gradient: Any) -> dict[str, Tensor]:
     """
     shaped = dict(model.named_parameters())
     lazy = [n for n, p in shaped.items() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if away := [n for n, p in shaped.items() if p.is_meta and n not in lazy]:
+        raise ValueError(f"The model's {away[0]!r} is on the meta device, where it has no values.")
     if lazy:
         raise ValueError(f"{lazy[0]!r} has no shape yet: run the model once, it holds lazy layers.")
     given = _by_name(model, gradient)
     needed = [name for name, p in shaped.items() if p.requires_grad]
     if missing := [name for name in needed if name not in given]:
         raise ValueError(f"The gradient lacks {', '.join(map(repr, missing))}.")
-    if extra := [str(name) for name in given if name not in shaped]:
+    buffers = dict(model.named_buffers())
+    if extra := [str(name) for name in given if name not in shaped and name not in buffers]:
         raise ValueError(f"The gradient has {', '.join(map(repr, extra))}, unknown to the model.")
     present = {name: given[name] for name in shaped if given.get(name) is not None}
     return {name: _checked(name, value, shaped[name]) for name, value in present.items()}
@@ -65,7 +72,7 @@ def _by_name(model: nn.Module, gradient: Any) -> dict[str, Any]:
             "list in the order of model.parameters()."
         )
     listed = list(gradient)
-    if listed and all(isinstance(e, tuple) and isinstance(e[0], str) for e in listed):
+    if listed and all(isinstance(e, tuple) and e and isinstance(e[0], str) for e in listed):
         return _renamed(model, dict(listed))
     every = [name for name, _ in model.named_parameters()]
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -86,10 +93,13 @@ def _renamed(model: nn.Module, gradient: dict[Any, Any]) -> dict[str, Any]:
     for name in alias:
         bare.setdefault(_bare(name), []).append(name)
     named: dict[str, Any] = {}
+    common = _common_prefix([str(key) for key in gradient])
     for key, value in gradient.items():
         name = str(key)
         if name not in alias and len(bare.get(_bare(name), [])) == 1:
             name = bare[_bare(name)][0]
+        if name not in alias and common and name.removeprefix(common) in alias:
+            name = name.removeprefix(common)
         name = alias.get(name, name)
         if name in named and not _equal(named[name], value):
             raise ValueError(
@@ -98,6 +108,17 @@ def _renamed(model: nn.Module, gradient: dict[Any, Any]) -> dict[str, Any]:
             )
         named[name] = value
     return named
+
+
+def _common_prefix(names: list[str]) -> str:
+    """What all names begin with, whole components, each with its dot; "" if there is nothing."""
+    if not names:
+        return ""
+    columns = list(zip(*(name.split(".")[:-1] for name in names), strict=False))
+    same = 0
+    while same < len(columns) and len(set(columns[same])) == 1:
+        same += 1
+    return "".join(f"{column[0]}." for column in columns[:same])
 
 
 def _bare(name: str) -> str:
@@ -111,8 +132,19 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _tensor(value: Any) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = value if isinstance(value, Tensor) else _from_numpy(value)
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # the eighth-bit types have hardly any function of their own
     return (tensor if tensor.layout == torch.strided else tensor.to_dense()).detach()
+
+
+def _from_numpy(value: Any) -> Tensor:
+    """An array of any byte order, stride or float size as a tensor."""
+    array = np.asarray(value)
+    if array.dtype.kind == "f":
+        size = min(array.dtype.itemsize, 8)
+        array = np.ascontiguousarray(array, dtype=np.dtype(f"f{size}"))
+    return torch.as_tensor(array)
 
 
 def _checked(name: str, value: Any, parameter: Tensor) -> Tensor:
@@ -129,6 +161,8 @@ def _checked(name: str, value: Any, parameter: Tensor) -> Tensor:
         )
     if not tensor.is_floating_point():
         raise ValueError(f"The gradient of {name!r} has dtype {tensor.dtype}, not a float type.")
+    if tensor.is_meta:
+        raise ValueError(f"The gradient of {name!r} is on the meta device, where it has no values.")
     if not torch.isfinite(tensor).all():
         kind = "NaN" if torch.isnan(tensor).any() else "infinite values"
         raise ValueError(f"The gradient of {name!r} contains {kind}.")
@@ -144,7 +178,7 @@ def whole_number(name: str, value: Any) -> int:
         If it is no whole number of at least 1; the message names both.
     """
     whole = not isinstance(value, bool) and isinstance(value, int | np.integer | float | Tensor)
-    if not whole or float(value) != int(value) or int(value) < 1:
+    if not whole or not math.isfinite(float(value)) or float(value) != int(value) or value < 1:
         raise ValueError(f"{name}={value!r} is no whole number of at least 1.")
     return int(value)
 

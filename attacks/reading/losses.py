@@ -197,7 +197,7 @@ def class_errors(loss: Loss, output: Tensor) -> Tensor | None:
     -------
     Tensor of shape (n, C, C), or None
         Entry i, c is the derivative for sample i if its label is c; None where the loss takes no
-        class indices.
+        class indices, no single sample, or is the same for two classes.
     """
     n, width = output.shape
     if loss == "cross_entropy":
@@ -207,11 +207,15 @@ def class_errors(loss: Loss, output: Tensor) -> Tensor | None:
         return None
     found: list[Tensor] = []
     for c in range(width):
-        slope = _slope(loss, output, torch.full((n,), c, device=output.device))
-        if slope is None:
+        target = torch.full((n,), c, device=output.device)
+        slope, alone = _slope(loss, output, target), _slope(loss, output[:1], target[:1])
+        if slope is None or alone is None:
             return None
         found.append(slope * n)
-    return torch.stack(found, 1)
+    errors = torch.stack(found, 1)
+    unit = errors / errors.norm(dim=2, keepdim=True).clamp_min(1e-300)
+    alike = unit @ unit.transpose(1, 2) - 2 * torch.eye(width).to(unit)
+    return None if bool((alike > 1 - 1e-6).any()) else errors  # a loss that does not see the label
 
 
 def sample_losses(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attacks.errors import NotApplicable
 
-NAMES = ("logits", "out", "output", "prediction", "predictions")
+NAMES = ("logits", "out", "output", "prediction", "predictions", "preds", "pred", "scores")
 """Entries or attributes that hold the prediction, the first that is there counts."""
 
 
@@ -19,7 +19,8 @@ def prediction(output: object) -> Tensor:
     ----------
     output : object
         A tensor; a mapping with an entry of `NAMES`, or one tensor only; an object with an
-        attribute of `NAMES`; a tuple or list that begins with a prediction.
+        attribute of `NAMES`; a tuple or list, whose first entry counts that is neither None nor, as
+        a loss is, a scalar.
 
     Returns
     -------
@@ -42,10 +43,15 @@ def prediction(output: object) -> Tensor:
         named = [getattr(output, name) for name in NAMES if hasattr(output, name)]
         if named:
             found = named[0]
-        elif isinstance(output, Sequence) and len(output):
-            found = output[0]
+        elif isinstance(output, Sequence):
+            found = next((entry for entry in output if not _is_aside(entry)), None)
     if found is None or isinstance(found, str):
         raise NotApplicable(
             f"The model returns a {type(output).__name__} in which no prediction can be told."
         )
     return prediction(found)
+
+
+def _is_aside(entry: object) -> bool:
+    """Whether an entry of a tuple is none of an output's: nothing, or a loss."""
+    return entry is None or (isinstance(entry, Tensor) and not entry.dim())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -54,7 +55,7 @@ def private_copy(model: nn.Module) -> nn.Module:
     try:
         with _Detaching():
             private = copy.deepcopy(unwrapped(model))
-    except (TypeError, RuntimeError, ValueError, AttributeError) as reason:
+    except Exception as reason:  # a copy runs the modules' own code, which may raise anything
         raise NotApplicable(f"The model cannot be copied: {reason}.") from reason
     for module in private.modules():
         for name, child in module.named_children():
@@ -63,7 +64,12 @@ def private_copy(model: nn.Module) -> nn.Module:
             module.inplace = False  # type: ignore[assignment]
     if not isinstance(private, _Private):
         kind = type(private)
-        private.__class__ = type(f"Private{kind.__name__}", (_Private, kind), {})
+        try:
+            private.__class__ = type(f"Private{kind.__name__}", (_Private, kind), {})
+        except TypeError as reason:
+            raise NotApplicable(
+                f"The model's class cannot be inherited from: {reason}."
+            ) from reason
     return private
 
 
@@ -128,6 +134,27 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from (p for p in model.parameters() if p.is_floating_point())
     yield from (b for b in model.buffers() if b.is_floating_point())
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Put a model's buffers back to what they were after a block.
+
+    A private copy has its own; but code in it may hold on to the model it was copied from.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Anybody's.
+    """
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 class _Detaching(TorchFunctionMode):

@@ -28,6 +28,7 @@ from attacks.reading.steps import (
     Overwriting,
     Step,
     Value,
+    by_place,
     generalised,
     leaves,
     mapped,
@@ -187,7 +188,9 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = by_place(func, args, kwargs or {})
+        if any(_inside(value) for value in leaves((args, kwargs))):
+            return func(*args, **kwargs)  # a transform's inner values stand for no tensor here
         given = dict(_places(args, kwargs))
         versions = {place: value._version for place, value in given.items()}
         noted_args, noted_kwargs = self._noted(args), self._noted(kwargs)
@@ -272,6 +275,14 @@ class _Recorder(TorchFunctionMode):
         if kind != "weight" or not is_linear(module):
             return None
         return owner if (bias.name if isinstance(bias, Named) else bias) == own else None
+
+
+def _inside(value: Any) -> bool:
+    """Whether a value belongs to a function transform (vmap, grad) that is under way."""
+    if not isinstance(value, Tensor):
+        return False
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return wrapped
 
 
 def _places(args: tuple, kwargs: dict) -> Iterator[tuple[int | str, Tensor]]:

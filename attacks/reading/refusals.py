@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.reading.conduct import same_values
 from attacks.reading.private import is_linear
@@ -60,4 +60,5 @@ def shared(uses: Mapping[str, int], layer: str) -> bool:
 def _computes_its_weight(module: nn.Module) -> bool:
     """Whether a linear layer's weight is no parameter: pruned by a mask, normalised."""
     linear = isinstance(module, nn.Linear) and is_linear(module)
-    return linear and not isinstance(module._parameters.get("weight"), nn.Parameter)
+    kept = isinstance(module._parameters.get("weight"), nn.Parameter)
+    return linear and not kept and isinstance(getattr(module, "weight", None), Tensor)

@@ -143,3 +143,27 @@ def generalised(a: Step, b: Step, batch: int) -> Step | None:
     merged = iter([merge(x, y) for x, y in zip(flat_a, flat_b, strict=True)])
     args, kwargs = mapped(lambda _: next(merged), (a.args, a.kwargs))
     return replace(a, args=args, kwargs=kwargs) if same else None
+
+
+def by_place(func: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Arguments of a call, those of the linear function in their places.
+
+    Parameters
+    ----------
+    func : callable
+    args, kwargs : tuple, dict
+
+    Returns
+    -------
+    args, kwargs : tuple, dict
+        As they were for any other function.
+    """
+    if func is not torch.nn.functional.linear or not kwargs:
+        return args, kwargs
+    left = dict(kwargs)
+    listed = list(args)
+    for name in ("input", "weight", "bias")[len(listed) :]:
+        if name not in left:
+            break
+        listed.append(left.pop(name))
+    return tuple(listed), left

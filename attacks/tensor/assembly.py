@@ -33,6 +33,7 @@ from attacks.tensor.labels import batch_size, read_labels, replay_residual
 from attacks.tensor.layers import LinearPair
 from attacks.tensor.peeling import Found, remainder
 from attacks.tensor.pruned import REPLAYED
+from attacks.tensor.quadrature import no_nodes
 from attacks.tensor.rounding import evaluate_as_client, rounding_of
 from attacks.tensor.scale import settle
 from attacks.tensor.sharpen import STEPS, Sharpened, sharpen
@@ -195,6 +196,10 @@ def report(
         if whole and residual <= REPLAYED:
             apart |= multiplicities == 1
         certified = certified & apart
+        missing = remainder(space, columns).basis
+        certified = certified & no_nodes(
+            space, equation.W, pair.activation.slope, points, state, missing
+        )
     else:  # only cross entropy says how many samples one column is of
         single = (multiplicities == 1) & (problem.loss == "cross_entropy")
         if bool((certified & ~single).any()):
@@ -365,7 +370,7 @@ def error_bound(evidence: Evidence, points: Tensor, phi: Tensor) -> Tensor:
     -------
     Tensor of shape (n,)
     """
-    sizes = evidence.scale.abs() * points.norm(dim=1)
+    sizes = evidence.scale.abs() * evidence.space.lengths(points).clamp_min(1e-300)
     wrong = (phi * sizes).norm()
     if len(evidence.found) < evidence.space.rank:
         return torch.full_like(sizes, torch.inf)

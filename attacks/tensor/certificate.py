@@ -210,7 +210,7 @@ def judge(
     Verdict
         Of all n inputs.
     """
-    state, size = sharp.state, sharp.points.norm(dim=1)
+    state, size = sharp.state, space.lengths(sharp.points)
     threshold = column_threshold(space, state.column)
     solved = state.phi <= threshold.clamp_max(FLOORED * space.noise / float(space.S[0]))
     unique = state.runner_up > 10 * torch.maximum(threshold, column_threshold(space, state.rival))
@@ -218,7 +218,7 @@ def judge(
         determined = (error <= WORST_ERROR) & unique.all()
         determined &= (angle(columns, state.column) <= 10 * threshold).all()
         if parallel or space.U.shape[1] == 1:
-            determined &= gate_flips(equation, activation, sharp.points) >= 1
+            determined &= gate_flips(space, equation, activation, sharp.points) >= 1
     else:
         unique &= spare_equations(space, equation, sharp) >= SPARE
         # noise spreads over the equations; what a missing sample leaves may all pull one way
@@ -226,7 +226,7 @@ def judge(
         determined = STANDARD_ERRORS * pull * sharp.error <= WORST_ERROR * size
         distances = torch.cdist(sharp.points, sharp.points)
         distances.fill_diagonal_(torch.inf)
-        determined &= distances.amin(1) > SAME * size
+        determined &= distances.amin(1) > SAME * sharp.points.norm(dim=1)
         limit = HOPELESS if exact else WORST_ERROR
         determined &= ~(error.isfinite() & (error > limit))
     return Verdict(solved, unique, determined)
@@ -269,7 +269,7 @@ def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharp
         Negative where there are fewer equations than unknowns.
     """
     state, (B, k, K) = sharp.state, (space.rank, equation.Wn.shape[1], len(equation.Ut))
-    move = WORST_ERROR * sharp.points.norm(dim=1, keepdim=True) / max(k, 1) ** 0.5
+    move = WORST_ERROR * space.lengths(sharp.points)[:, None] / max(k, 1) ** 0.5
     change = state.tangent.abs() * equation.Wn.norm(dim=1) * move
     visible = 10 * typical_phi(space, state.column) / len(space.Q) ** 0.5
     curved = (change > visible[:, None]).sum(1)
@@ -277,11 +277,15 @@ def spare_equations(space: GradientSpace, equation: SampleEquation, sharp: Sharp
     return curved + straight - B - k - K + 1
 
 
-def gate_flips(equation: SampleEquation, activation: Activation, points: Tensor) -> Tensor:
+def gate_flips(
+    space: GradientSpace, equation: SampleEquation, activation: Activation, points: Tensor
+) -> Tensor:
     """Expected number of gates that differ between x and a random input `WORST_ERROR` away.
 
     Parameters
     ----------
+    space : GradientSpace
+        Of the gradient.
     equation : SampleEquation
         Holds the first layer's weights (m, k).
     activation : Activation
@@ -296,7 +300,8 @@ def gate_flips(equation: SampleEquation, activation: Activation, points: Tensor)
     """
     z = points @ equation.W.T
     distance = (z[..., None] - activation.kinks.to(z)).abs().amin(-1)
-    reach = WORST_ERROR * z.square().mean(1, keepdim=True).sqrt()
+    share = space.lengths(points) / points.norm(dim=1).clamp_min(1e-300)  # less the bias
+    reach = WORST_ERROR * z.square().mean(1, keepdim=True).sqrt() * share[:, None]
     return (0.5 * torch.erfc(distance / (reach * 2**0.5))).sum(1)
 
 
@@ -375,7 +380,8 @@ def distinct(
     step = torch.randn(samples.shape, generator=generator, dtype=torch.float64).to(samples)
     if space.last is not None:
         step[:, -1] = 0
-    rho = WORST_ERROR * samples.norm(dim=1, keepdim=True)
+    inputs = samples if space.last is None else samples[:, :-1]
+    rho = WORST_ERROR * inputs.norm(dim=1, keepdim=True)
     step = step * (rho / step.norm(dim=1, keepdim=True))
     error = state.delta @ space.U.T
     near = activation.slope((samples + step) @ layer.weight.T)[0]

@@ -133,8 +133,9 @@ class Gaps:
         variance = spread.diagonal(dim1=1, dim2=2).sum(0).abs()  # (n,)
         variance = torch.where(failed.any(), torch.inf, variance)
         known = self.whole.gradient[self.known]
+        inputs = X[:, :-1] if self.whole.biased else X
         bound = 3 * residual * float(known.square().mean()) ** 0.5 * variance.sqrt()
-        return torch.nan_to_num(bound, nan=torch.inf) <= WORST_ERROR * X.norm(dim=1)
+        return torch.nan_to_num(bound, nan=torch.inf) <= WORST_ERROR * inputs.norm(dim=1)
 
 
 def lost(layer: LayerGradient, space: GradientSpace) -> bool:

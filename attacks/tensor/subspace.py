@@ -104,6 +104,22 @@ class GradientSpace:
         """Number of distinct samples the gradient holds."""
         return len(self.S)
 
+    def lengths(self, points: Tensor) -> Tensor:
+        """Euclidean norms of inputs, without the one that stands for the bias.
+
+        Parameters
+        ----------
+        points : Tensor of shape (n, B + open)
+            Samples x~ in the coordinates of V.
+
+        Returns
+        -------
+        Tensor of shape (n,)
+        """
+        if self.last is None:
+            return points.norm(dim=1)
+        return (points @ self.V[:-1].T).norm(dim=1)
+
     @property
     def noisy(self) -> bool:
         """Whether what the rank leaves over is more than rounding makes."""

@@ -121,7 +121,7 @@ class UpdateTensorAttack(TensorAttack):
             interrupted = True
         error = torch.full_like(best.points[:, 0], torch.inf)
         if least < float("inf"):
-            error = error_bound(case.client, case.observed, best, least)
+            error = error_bound(case.client, case.observed, best, least, space)
         info: dict[str, Any] = {
             "rank": space.rank,
             "found": len(best),
@@ -184,7 +184,11 @@ def expected_misfit(problem: Problem, total: Tensors) -> float:
 
 
 def error_bound(
-    client: ReducedClient, observed: Tensors, guess: Hypothesis, misfit: float
+    client: ReducedClient,
+    observed: Tensors,
+    guess: Hypothesis,
+    misfit: float,
+    space: GradientSpace,
 ) -> Tensor:
     """Relative error of each sample that a misfit of the first layer can have caused.
 
@@ -198,6 +202,8 @@ def error_bound(
         Of n samples.
     misfit : float
         Norm of what the samples leave unexplained, relative to the update.
+    space : GradientSpace
+        Whose coordinates the samples have.
 
     Returns
     -------
@@ -205,7 +211,8 @@ def error_bound(
     """
     D = client.columns(guess.points, guess.labels, guess.order)
     size = observed[f"{client.hidden}.weight"].norm()
-    return misfit * size * torch.linalg.pinv(D).norm(dim=1) / guess.points.norm(dim=1)
+    sizes = space.lengths(guess.points)
+    return misfit * size * torch.linalg.pinv(D).norm(dim=1) / sizes.clamp_min(1e-300)
 
 
 def reported(
