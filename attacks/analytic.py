@@ -125,8 +125,8 @@ def single_sample(problem: Problem, layer: LinearCall, inputs: Tensor) -> bool:
     Behind units of equal slopes the columns of a whole batch are parallel as soon as its errors
     are: for one output, and for two under cross entropy. The quotient is a weighted mean then.
     Under cross entropy one of the classes has to explain how large dL/db is, which a mean does not;
-    under any other loss with one output, or a single way from the layer to the outputs, any size can
-    be explained, and nothing is proved.
+    under any other loss with one output, or one way only from the layer to the outputs, any size
+    can be explained, and nothing is proved.
 
     Parameters
     ----------

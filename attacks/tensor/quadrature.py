@@ -1,10 +1,10 @@
 """Whether samples on one line may be nodes that stand for others between and around them.
 
-More samples than dimensions, such as one image at several brightnesses, or blends of two, show in the
-gradient as rank two: sums of their columns, weighted by polynomials of their place on the line. Two
-nodes reproduce all such sums up to the third degree, as in Gauss' quadrature, so where the slope of
-the activation is a cubic along the line, to within the noise, two samples that never were solve all
-equations. What tells them apart is the slope's part beyond the third degree.
+More samples than dimensions, such as one image at several brightnesses, or blends of two, show in
+the gradient as rank two: sums of their columns, weighted by polynomials of their place on the line.
+Two nodes reproduce all such sums up to the third degree, as in Gauss' quadrature, so where the slope
+of the activation is a cubic along the line, to within the noise, two samples that never were solve
+all equations. What tells them apart is the slope's part beyond the third degree.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ BEYOND = 0.4
 """Places on each line: so far, in segments, in front of the first node and behind the second."""
 CHUNK = 256
 """Lines at a time."""
+FEW = 64
+"""Units that are asked first."""
 
 
 def no_nodes(
@@ -63,26 +65,38 @@ def no_nodes(
     """
     n = len(points)
     free = torch.ones(n, dtype=torch.bool, device=points.device)
-    first, second = torch.triu_indices(n, n, 1, device=points.device)
-    pairs = torch.cat([torch.stack([first, second]), torch.stack([second, first])], 1)
-    starts, ends = pairs[0], points[pairs[1]]
+    starts, other = torch.triu_indices(n, n, 1, device=points.device)
+    ends = points[other]
     if missing.shape[1]:
         ways = missing.T if space.last is None else _level(missing.T, space.last)
         there = points[:, None] + space.lengths(points)[:, None, None] * ways
         index = torch.arange(n, device=points.device).repeat_interleave(len(ways))
-        starts, ends = torch.cat([starts, index]), torch.cat([ends, there.flatten(0, 1)])
+        starts, other = torch.cat([starts, index]), torch.cat([other, index])
+        ends = torch.cat([ends, there.flatten(0, 1)])
+    if len(starts) and len(weight) <= DEGREES:  # too few units to show anything
+        return ~free
     noise = torch.maximum(typical_phi(space, state.column), state.phi)
     z = points @ weight.T
     slopes = slope(z)[0]
     size = state.column.norm(dim=1, keepdim=True).clamp_min(1e-300)
     weights = state.column / size / torch.where(slopes.abs() > 1e-12, slopes, torch.ones_like(z))
     t = torch.linspace(-BEYOND, 1 + BEYOND, POINTS, dtype=z.dtype, device=z.device)
-    for lines in torch.arange(len(starts), device=points.device).split(CHUNK):
-        i = starts[lines]
-        step = ends[lines] @ weight.T - z[i]
-        curve = slope(z[i, None] + t[:, None] * step[:, None])[0] * weights[i, None]
-        beyond = torch.linalg.svdvals(curve)[:, DEGREES]
-        free[i[beyond <= VISIBLE * noise[i]]] = False
+    # what a few units show the whole layer shows; the others are asked where these show nothing
+    units = torch.arange(0, len(weight), max(len(weight) // FEW, 1), device=points.device)
+    for some in (units, torch.arange(len(weight), device=points.device)):
+        doubtful = []
+        for lines in torch.arange(len(starts), device=points.device).split(CHUNK):
+            i, j = starts[lines], other[lines]
+            step = ends[lines] @ weight[some].T - z[i][:, some]
+            curve = slope(z[i][:, None, some] + t[:, None] * step[:, None])[0]
+            for node in (i, j):
+                beyond = torch.linalg.svdvals(curve * weights[node][:, None, some])[:, DEGREES]
+                told = beyond > VISIBLE * noise[node]
+                doubtful.append(torch.stack([lines[~told], node[~told]]))
+        left = torch.cat(doubtful, 1) if doubtful else starts.new_zeros(2, 0)
+        lines = left[0].unique()
+        starts, other, ends = starts[lines], other[lines], ends[lines]
+    free[left[1]] = False
     return free
 
 
