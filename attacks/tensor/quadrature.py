@@ -2,9 +2,10 @@
 
 More samples than dimensions, such as one image at several brightnesses, or blends of two, show in
 the gradient as rank two: sums of their columns, weighted by polynomials of their place on the line.
-Two nodes reproduce all such sums up to the third degree, as in Gauss' quadrature, so where the slope
-of the activation is a cubic along the line, to within the noise, two samples that never were solve
-all equations. What tells them apart is the slope's part beyond the third degree.
+Two nodes reproduce all such sums up to the third degree, as in Gauss' quadrature, so where the
+slope of the activation is a cubic along the line, to within the noise, two samples that never were
+solve all equations. What tells them apart is the slope's part beyond the third degree. Nodes so
+near to each other that they are near the samples as well do no harm.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attacks.tensor.certificate import typical_phi
+from attacks.tensor.certificate import WORST_ERROR, typical_phi
 from attacks.tensor.equation import State
 from attacks.tensor.subspace import GradientSpace
 
@@ -73,13 +74,16 @@ def no_nodes(
         index = torch.arange(n, device=points.device).repeat_interleave(len(ways))
         starts, other = torch.cat([starts, index]), torch.cat([other, index])
         ends = torch.cat([ends, there.flatten(0, 1)])
+    size, apart = space.lengths(points), (ends - points[starts]).norm(dim=1)
+    far = BEYOND * apart > WORST_ERROR * torch.minimum(size[starts], size[other])
+    starts, other, ends = starts[far], other[far], ends[far]
     if len(starts) and len(weight) <= DEGREES:  # too few units to show anything
         return ~free
     noise = torch.maximum(typical_phi(space, state.column), state.phi)
     z = points @ weight.T
     slopes = slope(z)[0]
-    size = state.column.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    weights = state.column / size / torch.where(slopes.abs() > 1e-12, slopes, torch.ones_like(z))
+    column = state.column / state.column.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    weights = column / torch.where(slopes.abs() > 1e-12, slopes, torch.ones_like(z))
     t = torch.linspace(-BEYOND, 1 + BEYOND, POINTS, dtype=z.dtype, device=z.device)
     # what a few units show the whole layer shows; the others are asked where these show nothing
     units = torch.arange(0, len(weight), max(len(weight) // FEW, 1), device=points.device)

@@ -234,6 +234,7 @@ def test_an_interruption_keeps_what_was_found(monkeypatch):
 
 @pytest.mark.parametrize(("activation", "seed"), [(nn.Sigmoid, 0), (nn.Tanh, 2), (nn.Tanh, 3)])
 def test_pairs_of_one_label_that_differ_by_three_per_cent_are_told_apart(activation, seed):
+    """And not certified: both might stand for others on the line between them."""
     torch.manual_seed(seed)
     inputs = torch.rand(6, 24)
     step = torch.randn(3, 24) * inputs[0::2].norm(dim=1, keepdim=True) / 24**0.5
@@ -243,4 +244,4 @@ def test_pairs_of_one_label_that_differ_by_three_per_cent_are_told_apart(activat
     found = TensorAttack().run(model, batch_gradient(model, inputs, labels))
     assert len(found) == 6
     assert matched(found, inputs)[0].max() < 3e-3
-    assert found.certified.sum() >= 4
+    assert not found.certified.any()
