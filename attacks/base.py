@@ -23,7 +23,7 @@ from attacks.reading.handover import named_gradient
 from attacks.reading.inputs import checked_shape, drawing, resolve_input_shape
 from attacks.reading.losses import Loss, checked_loss, understood
 from attacks.reading.modular import modular
-from attacks.reading.private import kept_buffers, private_copy
+from attacks.reading.private import differentiating, kept_buffers, private_copy
 from attacks.reading.randomness import kept_randomness
 
 __all__ = [
@@ -214,7 +214,7 @@ class Attack(ABC):
         shape = checked_shape(input_shape)
         if not isinstance(generator, torch.Generator | None):
             raise ValueError(f"generator={generator!r} is no torch.Generator.")
-        with kept_randomness(), kept_buffers(model):
+        with kept_randomness(), kept_buffers(model), differentiating():
             return self._run(
                 model, gradient, shape, loss, Knowledge.of(knows), generator, local or LocalWork()
             )

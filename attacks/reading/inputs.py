@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -85,10 +86,10 @@ def checked_shape(input_shape: Sequence[int] | None) -> tuple[int, ...] | None:
     if input_shape is None:
         return None
     try:
-        shape = tuple(input_shape)
-    except TypeError:
+        shape = tuple(operator.index(n) for n in input_shape)
+    except TypeError:  # no sequence, or not of whole numbers
         shape = (0,)
-    if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+    if not shape or min(shape) <= 0:
         raise ValueError(f"input_shape={input_shape!r} is no tuple of positive integers.")
     return shape
 

@@ -75,7 +75,7 @@ def understood(loss: Loss, model: nn.Module, input_shape: tuple[int, ...] | None
         If the loss is neither a known name nor a function.
     """
     loss = checked_loss(loss)
-    if isinstance(loss, str) and loss != "nll":
+    if loss in ("mse", "bce_with_logits"):
         return loss
     try:
         quiet = private_copy(model).eval()
@@ -84,6 +84,9 @@ def understood(loss: Loss, model: nn.Module, input_shape: tuple[int, ...] | None
             output = quiet(random_inputs(quiet, shape, SAMPLES)).double()
     except Exception:  # a model's own code may raise anything; the attack will say what
         output = None
+    if loss == "cross_entropy":  # of one output it would be zero: the clients had another loss
+        single = output is not None and output.numel() == len(output)
+        return unknown if single else loss
     if isinstance(loss, str):
         return "cross_entropy" if log_probabilities(output) else nn.functional.nll_loss
     width = 2 if output is None else output.reshape(len(output), -1).shape[1]

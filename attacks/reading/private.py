@@ -157,6 +157,13 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """Derivatives at full precision in a block, whatever the caller had switched off around it."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        yield
+
+
 class _Detaching(TorchFunctionMode):
     """Copies tensors that have a history without it, where deepcopy would refuse."""
 

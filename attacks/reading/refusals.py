@@ -39,15 +39,18 @@ def unread_layer(recording: Recording) -> str | None:
     name = recording.steps[first].linear
     assert name is not None
     seen = recording.linear[first][0]
-    if not same_values(seen, recording.inputs):
-        return f"The model's first linear layer {name!r} is not handed the input itself; {BEHIND}"
-    if len(recording.inputs) < seen.shape[:-1].numel():
-        return f"{name!r} sees several rows of each sample, which its gradient sums up; {BEHIND}"
     if shared(recording.uses(), name):
         return (
             f"The parameters of {name!r} are used more than once in a forward pass, so their "
             "gradient is a sum over all uses."
         )
+    if not same_values(seen, recording.inputs):
+        return (
+            f"{name!r}, the first linear layer that the model calls, is not handed the input "
+            f"itself; {BEHIND}"
+        )
+    if len(recording.inputs) < seen.shape[:-1].numel():
+        return f"{name!r} sees several rows of each sample, which its gradient sums up; {BEHIND}"
     return None
 
 

@@ -175,7 +175,7 @@ SLY = {
     "NumPy's generator": (lambda: Seldom(np.random.default_rng(0)), "drawn at random"),
     "Python's generator": (lambda: Seldom(random.Random(0)), "drawn at random"),
     "torch's generator": (lambda: Seldom(torch.Generator().manual_seed(0)), "drawn at random"),
-    "a mode set by hand": (Deaf, "in training mode"),
+    "a mode set by hand": (Deaf, "drawn at random"),
     "batches of three": (lambda: Module(at_threes), None),
     "recorded gradients": (lambda: Module(recorded), "while gradients are recorded"),
     "a value for what is missing": (lambda: Module(missing), None),
