@@ -21,7 +21,7 @@ from attacks.errors import Interrupted, NotApplicable
 from attacks.knowledge import Knowledge, LocalWork
 from attacks.reading.handover import named_gradient
 from attacks.reading.inputs import checked_shape, drawing, resolve_input_shape
-from attacks.reading.losses import Loss, checked_loss, understood
+from attacks.reading.losses import Loss, checked_loss, credible, understood
 from attacks.reading.modular import modular
 from attacks.reading.private import differentiating, kept_buffers, private_copy
 from attacks.reading.randomness import kept_randomness
@@ -239,7 +239,7 @@ class Attack(ABC):
             model=private,
             gradient=named,
             input_shape=shape,
-            loss=understood(loss, private, shape),
+            loss=credible(understood(loss, private, shape), private, shape),
             knows=knows,
             generator=_on_cpu(generator or torch.Generator().manual_seed(0)),
             local=local,

@@ -101,12 +101,15 @@ class FeatureInversion(Attack):
         if rewritten is not problem:
             pairs = find_linear_pairs(rewritten.model, problem.input_shape)
         pair, per_image = readable_pair(rewritten, pairs, shape)
-        layer = name_before(rewritten.model, pair.hidden)
+        layer = pair.hidden
+        if rewritten is not problem:
+            layer = name_before(rewritten.model, layer)
         reason = conduct(problem.model, layer, draw).reason
         if reason is not None:
             refuse_company(rewritten, pair, shape, reason)
         found = self._read(rewritten, pair, per_image, shape, exact)
-        return found if reason is None else as_the_layer_saw(found, layer, reason)
+        shown = name_before(problem.model, layer)
+        return found if reason is None else as_the_layer_saw(found, shown, reason)
 
     def _read(
         self,

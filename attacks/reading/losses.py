@@ -75,18 +75,9 @@ def understood(loss: Loss, model: nn.Module, input_shape: tuple[int, ...] | None
         If the loss is neither a known name nor a function.
     """
     loss = checked_loss(loss)
-    if loss in ("mse", "bce_with_logits"):
+    if isinstance(loss, str) and loss != "nll":
         return loss
-    try:
-        quiet = private_copy(model).eval()
-        shape = resolve_input_shape(quiet, input_shape)
-        with torch.no_grad():
-            output = quiet(random_inputs(quiet, shape, SAMPLES)).double()
-    except Exception:  # a model's own code may raise anything; the attack will say what
-        output = None
-    if loss == "cross_entropy":  # of one output it would be zero: the clients had another loss
-        single = output is not None and output.numel() == len(output)
-        return unknown if single else loss
+    output = _sample_output(model, input_shape)
     if isinstance(loss, str):
         return "cross_entropy" if log_probabilities(output) else nn.functional.nll_loss
     width = 2 if output is None else output.reshape(len(output), -1).shape[1]
@@ -94,6 +85,36 @@ def understood(loss: Loss, model: nn.Module, input_shape: tuple[int, ...] | None
     if kind == "nll":
         return "cross_entropy" if log_probabilities(output) else loss
     return kind or loss
+
+
+def credible(loss: Loss, model: nn.Module, input_shape: tuple[int, ...] | None) -> Loss:
+    """The loss itself, or `unknown` if a gradient under it would vanish.
+
+    Parameters
+    ----------
+    loss, model, input_shape
+        As for `understood`.
+
+    Returns
+    -------
+    str or callable
+        `unknown` for the cross entropy of a single output, which is zero whatever it is.
+    """
+    if loss != "cross_entropy":
+        return loss
+    output = _sample_output(model, input_shape)
+    return unknown if output is not None and output.numel() == len(output) else loss
+
+
+def _sample_output(model: nn.Module, input_shape: tuple[int, ...] | None) -> Tensor | None:
+    """What a model returns for a few random inputs; None if it cannot be run."""
+    try:
+        quiet = private_copy(model).eval()
+        shape = resolve_input_shape(quiet, input_shape)
+        with torch.no_grad():
+            return quiet(random_inputs(quiet, shape, SAMPLES)).double()
+    except Exception:  # a model's own code may raise anything; the attack will say what
+        return None
 
 
 def log_probabilities(output: Tensor | None) -> bool:
