@@ -118,7 +118,7 @@ class LocalWork:
     momentum : float
         Of the SGD steps, as in ``torch.optim.SGD``: 0 for plain SGD.
     optimizer : str
-        "sgd", or the name of another optimiser, whose steps are no sums of gradients.
+        "sgd", or the name of another optimiser, whose steps are no plain sums of gradients.
     """
 
     steps: int = 1

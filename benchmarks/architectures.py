@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from attacks import FeatureInversion, FeatureMatching, InvertingGradients, Knowledge, NotApplicable
 from attacks.base import Attack, Interrupted, Problem, Reconstruction
-from attacks.features.pairs import readable_pair
 from attacks.features.diagnosis import response, spoken
 from attacks.features.front import Front, pair_alone, tail_of
+from attacks.features.pairs import readable_pair
 from attacks.features.reading import read_features
 from attacks.tensor.attack import TensorAttack
 from attacks.tensor.layers import find_linear_pairs

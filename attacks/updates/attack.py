@@ -76,8 +76,8 @@ class UpdateTensorAttack(TensorAttack):
             return super().reconstruct(problem)
         if local.optimizer != "sgd":
             raise NotApplicable(
-                f"The steps of {local.optimizer} are no sums of gradients, so the update's row "
-                "space is not the span of the samples."
+                f"The steps of {local.optimizer} are no plain sums of gradients, which is what "
+                "this attack follows."
             )
         if local.steps == 1:
             return super().reconstruct(problem)

@@ -111,7 +111,7 @@ def test_adam_is_said_to_be_out_of_reach():
     model = network(nn.GELU)
     inputs, labels = samples(4)
     gradient = mean_gradient(model, inputs, labels, same(4, 1), 0.1)
-    with pytest.raises(NotApplicable, match="adam are no sums of gradients"):
+    with pytest.raises(NotApplicable, match="adam are no plain sums of gradients"):
         UpdateTensorAttack().run(model, gradient, local=LocalWork(1, 0.1, optimizer="adam"))
 
 
