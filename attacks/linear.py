@@ -128,21 +128,9 @@ def bias_gradients(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     Tensor of shape (n, classes, units)
         In float64.
     """
-    private = private_copy(model).eval().double()
-    seen: list[Tensor] = []
-    handle = private.get_submodule(layer).register_forward_hook(
-        lambda _, __, output: seen.append(output)
-    )
-    try:
-        logits = private(inputs.double())
-    finally:
-        handle.remove()
+    logits, seen = _outputs_of(model, layer, inputs)
     losses = -logits.log_softmax(1).sum(0)  # (classes,), samples stay apart in the derivative
-    rows = [
-        torch.autograd.grad(loss, seen[0], retain_graph=True)[0].reshape(len(inputs), -1)
-        for loss in losses
-    ]
-    return torch.stack(rows, 1).detach()
+    return _slopes(losses, seen).flatten(2).transpose(0, 1)
 
 
 def output_slopes(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
@@ -161,6 +149,12 @@ def output_slopes(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     Tensor of shape (outputs, units)
         In float64.
     """
+    outputs, seen = _outputs_of(model, layer, inputs[:1])
+    return _slopes(outputs.flatten(), seen).flatten(1)
+
+
+def _outputs_of(model: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What a model in evaluation mode and float64, and a layer of it, return for inputs."""
     private = private_copy(model).eval().double()
     seen: list[Tensor] = []
     handle = private.get_submodule(layer).register_forward_hook(
@@ -168,10 +162,15 @@ def output_slopes(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     )
     try:
         with torch.enable_grad():
-            outputs = private(inputs[:1].double()).flatten()
+            output = private(inputs.double())
     finally:
         handle.remove()
-    rows = [torch.autograd.grad(o, seen[0], retain_graph=True)[0].flatten() for o in outputs]
+    return output, seen[0]
+
+
+def _slopes(values: Tensor, at: Tensor) -> Tensor:
+    """Derivative of each of the values (v,) by a tensor, of shape (v, *at.shape)."""
+    rows = [torch.autograd.grad(value, at, retain_graph=True)[0] for value in values]
     return torch.stack(rows).detach()
 
 
